@@ -1,0 +1,1 @@
+"""The Dagster side: the graph, its stores, its freshness and the `srd` command."""

@@ -1,0 +1,150 @@
+"""The stages that measure: every expert, every model, the controls, and their leaderboard.
+
+Only names, inputs and recipe slices are here; what a stage does is in `sr_assets/evaluation/`. A
+recipe without benchmarks has none of these stages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+from sr_assets.assets.gates import gate_experts
+from sr_assets.evaluation.baselines import evaluate_baselines
+from sr_assets.evaluation.experts import evaluate_expert
+from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
+from sr_assets.evaluation.models import evaluate_model
+from sr_assets.lineage.stage import Ref, Stage
+from sr_assets.recipe.models import GateModel, Recipe, StudentModel
+from sr_assets.report.page import templates_digest
+
+BASELINES, LEADERBOARD = "evaluation/baselines", "evaluation/leaderboard"
+_BRONZE = "bronze/images"
+_GROUP = "evaluation"
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """Evaluations, controls and the leaderboard; nothing for a recipe without benchmarks.
+
+    Raises:
+        StageError: an expert or a model has a name that the report needs.
+    """
+    if not recipe.benchmarks:
+        return []
+    row_names(recipe)
+    return [
+        *(_expert(recipe, name) for name in recipe.experts),
+        *(_model(recipe, name) for name in recipe.models),
+        _baselines(recipe),
+        _leaderboard(recipe),
+    ]
+
+
+def _expert(recipe: Recipe, name: str) -> Stage:
+    return Stage(
+        key=f"expert/{name}/evaluation",
+        description=f"Expert {name} measured on a benchmark, and its pictures.",
+        group=_GROUP,
+        run=partial(evaluate_expert, name=name),
+        modules=("sr_assets.evaluation.experts",),
+        kinds=frozenset({"pytorch"}),
+        partitions="benchmark",
+        inputs=lambda benchmark: (Ref(_BRONZE, benchmark), Ref(f"expert/{name}/weights")),
+        settings={"scale": recipe.scale, f"experts.{name}.dtype": recipe.experts[name].dtype},
+        pool="gpu",
+    )
+
+
+def _model(recipe: Recipe, name: str) -> Stage:
+    model = recipe.models[name]
+    experts = gate_experts(recipe, model) if isinstance(model, GateModel) else ()
+
+    def inputs(benchmark: str | None) -> Iterable[Ref]:
+        yield Ref(_BRONZE, benchmark)
+        yield Ref(f"model/{name}/checkpoint")
+        for expert in experts:
+            yield Ref(f"expert/{expert}/evaluation", benchmark)
+
+    return Stage(
+        key=f"model/{name}/evaluation",
+        description=f"Model {name} measured on a benchmark, and its pictures.",
+        group=_GROUP,
+        run=partial(evaluate_model, name=name),
+        modules=("sr_assets.evaluation.models",),
+        kinds=frozenset({"pytorch"}),
+        partitions="benchmark",
+        inputs=inputs,
+        settings={"scale": recipe.scale},
+        pool="gpu",
+    )
+
+
+def _baselines(recipe: Recipe) -> Stage:
+    def inputs(benchmark: str | None) -> Iterable[Ref]:
+        yield Ref(_BRONZE, benchmark)
+        for expert in recipe.experts:
+            yield Ref(f"expert/{expert}/evaluation", benchmark)
+            for dataset in recipe.datasets:
+                yield Ref("silver/patches", dataset)
+                yield Ref(f"expert/{expert}/cache", dataset)
+
+    mixes = ", the mean of the experts and their best fixed mix" if recipe.experts else ""
+    return Stage(
+        key=BASELINES,
+        description=f"The controls, measured on a benchmark: bicubic{mixes}.",
+        group=_GROUP,
+        run=evaluate_baselines,
+        modules=("sr_assets.evaluation.baselines",),
+        kinds=frozenset({"image"}),
+        partitions="benchmark",
+        inputs=inputs,
+        settings={"scale": recipe.scale, "experts": list(recipe.experts)},
+    )
+
+
+def _leaderboard(recipe: Recipe) -> Stage:
+    def inputs(_: str | None) -> Iterable[Ref]:
+        for benchmark in recipe.benchmarks:
+            yield Ref(BASELINES, benchmark)
+            yield from (Ref(f"expert/{name}/evaluation", benchmark) for name in recipe.experts)
+            yield from (Ref(f"model/{name}/evaluation", benchmark) for name in recipe.models)
+
+    return Stage(
+        key=LEADERBOARD,
+        description="Every row side by side: numbers, checks and a page to look at.",
+        group=_GROUP,
+        run=make_leaderboard,
+        modules=("sr_assets.evaluation.leaderboard",),
+        kinds=frozenset({"html"}),
+        inputs=inputs,
+        settings={
+            "name": recipe.name,
+            "scale": recipe.scale,
+            "benchmarks": list(recipe.benchmarks),
+            "experts": list(recipe.experts),
+            "evaluation.crops": recipe.evaluation.crops,
+            "evaluation.crop_size": recipe.evaluation.crop_size,
+            "report templates": templates_digest(),
+            **_checked(recipe),
+        },
+    )
+
+
+def _checked(recipe: Recipe) -> dict[str, Any]:
+    """What the checks read of every model: its kind, its controls and how much it was trained."""
+    found: dict[str, Any] = {"models": list(recipe.models)}
+    for name, model in recipe.models.items():
+        found[f"models.{name}.kind"] = model.kind
+        if isinstance(model, GateModel):
+            found[f"models.{name}.experts"] = list(gate_experts(recipe, model))
+        if isinstance(model, StudentModel):
+            found[f"models.{name}.control"] = model.control
+            for judged in filter(None, (name, model.control)):
+                path, train = f"models.{judged}", recipe.models[judged].train
+                found[f"{path}.datasets"] = sorted(
+                    recipe.models[judged].datasets or recipe.datasets
+                )
+                for field in ("steps", "batch", "accumulate", "crop"):
+                    found[f"{path}.train.{field}"] = getattr(train, field)
+    return found

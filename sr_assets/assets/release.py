@@ -1,0 +1,221 @@
+"""Release: a model that passes its checks becomes an immutable version in the registry.
+
+A model that fails them gets a decision that says why, and nothing enters the registry. What a
+version is on disk is `stores/registry.py`; the checks themselves are `checks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+from upath import UPath
+
+from sr_assets.assets.checks import DESCRIPTIONS, CheckOutcome, release_checks
+from sr_assets.assets.export import DESCRIPTION, REPORT
+from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, Score
+from sr_assets.lineage.stage import Ref, Stage, StageContext
+from sr_assets.recipe.models import GateModel, PlainModel, Recipe, StudentModel
+from sr_assets.report.model_card import CardFacts, render_card
+from sr_assets.storage import Output
+from sr_assets.stores.registry import CARD, FOLDER, publish, versions
+
+DECISION = "release.json"
+_COMPLETE = "complete"
+_COMPLETE_MEANS = "Every file that the recipe asks for was exported."
+
+
+def stages(recipe: Recipe) -> list[Stage]:
+    """One release for each model that the recipe releases."""
+    return [_stage(recipe, name) for name in released_models(recipe)]
+
+
+def released_models(recipe: Recipe) -> tuple[str, ...]:
+    """The models that `release.models` names; every fusion and student when it is left out."""
+    if recipe.release.models is not None:
+        return tuple(dict.fromkeys(recipe.release.models))
+    return tuple(n for n, m in recipe.models.items() if not isinstance(m, PlainModel))
+
+
+def _stage(recipe: Recipe, name: str) -> Stage:
+    def inputs(_: str | None) -> Iterable[Ref]:
+        yield Ref(f"model/{name}/export")
+        for benchmark in recipe.benchmarks:
+            for asset in _evaluations(recipe, name).values():
+                yield Ref(asset, benchmark)
+
+    return Stage(
+        key=f"model/{name}/release",
+        description=f"Publishes {name} to the registry when it passes its checks.",
+        group="release",
+        run=partial(_run, name),
+        modules=("sr_assets.assets.release",),
+        kinds=frozenset({"markdown"}),
+        inputs=inputs,
+        settings=_settings(recipe, name),
+        checks={n: DESCRIPTIONS[n] for n in _check_names(recipe, name)}
+        | {_COMPLETE: _COMPLETE_MEANS},
+    )
+
+
+def _check_names(recipe: Recipe, name: str) -> list[str]:
+    """The checks that this kind of model has to pass: what they say of no numbers at all."""
+    return [outcome.name for outcome in release_checks(recipe, name, {}, None)]
+
+
+def _evaluations(recipe: Recipe, name: str) -> dict[str, str]:
+    """Row of the card -> asset that measured it: controls first, the model itself last."""
+    model = recipe.models[name]
+    rows = {BICUBIC: "evaluation/baselines"}
+    for expert in recipe.experts:
+        rows[expert] = f"expert/{expert}/evaluation"
+    if recipe.experts:
+        rows |= dict.fromkeys((MEAN, CONVEX), "evaluation/baselines")
+    if isinstance(model, StudentModel):
+        for other in filter(None, (model.teacher, model.control)):
+            rows.setdefault(other, f"model/{other}/evaluation")
+    rows[name] = f"model/{name}/evaluation"
+    return rows
+
+
+def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
+    """What the checks and the card read of the recipe."""
+    model = recipe.models[name]
+    datasets = recipe.training_datasets(model.datasets)
+    found: dict[str, Any] = {
+        "benchmarks": list(recipe.benchmarks),
+        f"models.{name}.kind": model.kind,
+        **{f"datasets.{d}.licence": recipe.datasets[d].licence for d in datasets},
+        **{f"experts.{e}.licence": expert.licence for e, expert in recipe.experts.items()},
+    }
+    if isinstance(model, GateModel):
+        found[f"models.{name}.experts"] = list(model.experts or recipe.experts)
+    if isinstance(model, StudentModel):
+        found[f"models.{name}.teacher"] = model.teacher
+        found[f"models.{name}.control"] = model.control
+        for judged in filter(None, (name, model.control)):
+            path, other = f"models.{judged}", recipe.models[judged]
+            found[f"{path}.datasets"] = sorted(recipe.training_datasets(other.datasets))
+            for field in ("steps", "batch", "accumulate", "crop"):
+                found[f"{path}.train.{field}"] = getattr(other.train, field)
+    return found
+
+
+def _run(name: str, context: StageContext) -> dict[str, Any]:
+    recipe = context.recipe
+    export = context.input(f"model/{name}/export")
+    description, report = export.read_json(DESCRIPTION), export.read_json(REPORT)
+    scores = _scores(context, name)
+    registry = _root(context) / FOLDER
+    outcomes = [
+        *release_checks(recipe, name, scores, _last_release(registry, name)),
+        _complete(recipe, report),
+    ]
+    reasons = [f"{o.name}: {o.reason}" for o in outcomes if not o.passed]
+    checks = [outcome.to_json() for outcome in outcomes]
+    card = render_card(_facts(recipe, name, description, report, scores, checks))
+    version: int | None = None
+    metadata: dict[str, Any] = {}
+    if not reasons:
+        release = publish(
+            registry,
+            {**_export_files(export, report), CARD: card.encode()},
+            {
+                **{k: description[k] for k in ("model", "kind", "architecture", "scale")},
+                "parameters": description["parameters"],
+                "licence": description["licence"],
+                "content": export.data_version,
+                "data": report["data"],
+                "code_version": report["code_version"],
+                "metrics": scores.get(name, {}),
+            },
+        )
+        version = release.manifest.version
+        metadata = {"version": version, "registry": {"path": str(release.path)}}
+        context.log(f"{name}@{version} is in {release.path}")
+    else:
+        context.log(f"{name} is not released: {'; '.join(reasons)}")
+    decision = {
+        "model": name,
+        "released": not reasons,
+        "version": version,
+        "reasons": reasons,
+        "checks": checks,
+        "export": export.data_version,
+    }
+    context.output.write_json(DECISION, decision)
+    context.output.write_bytes(CARD, card.encode())
+    return {
+        "released": not reasons,
+        **metadata,
+        **({"reasons": reasons} if reasons else {}),
+        "checks": checks,
+        "card": {"md": card},
+    }
+
+
+def _root(context: StageContext) -> UPath:
+    """The folder of all outputs: above the address and the parts of the asset's key."""
+    return context.output.final.parents[len(context.ref.asset.split("/"))]
+
+
+def _scores(context: StageContext, name: str) -> dict[str, dict[str, Score]]:
+    """Row -> benchmark -> mean score."""
+    found: dict[str, dict[str, Score]] = {}
+    for row, asset in _evaluations(context.recipe, name).items():
+        folder = f"{row}/" if row in (BICUBIC, MEAN, CONVEX) else ""
+        for benchmark in context.recipe.benchmarks:
+            results = context.input(asset, benchmark).read_json(f"{folder}results.json")
+            found.setdefault(row, {})[benchmark] = results["mean"]
+    return found
+
+
+def _last_release(registry: UPath, name: str) -> Mapping[str, Score] | None:
+    released = versions(registry, name)
+    return released[-1].manifest.metrics if released else None
+
+
+def _complete(recipe: Recipe, report: Mapping[str, Any]) -> CheckOutcome:
+    onnx = report["onnx"]
+    if recipe.export.onnx and "error" in onnx:
+        return CheckOutcome(
+            _COMPLETE, False, f"no ONNX file: {onnx['error']}; or set export.onnx to false"
+        )
+    return CheckOutcome(_COMPLETE, True, f"{len(report['files'])} files")
+
+
+def _facts(
+    recipe: Recipe,
+    name: str,
+    description: Mapping[str, Any],
+    report: Mapping[str, Any],
+    scores: Mapping[str, Mapping[str, Score]],
+    checks: list[dict[str, Any]],
+) -> CardFacts:
+    model = recipe.models[name]
+    return CardFacts(
+        description=description,
+        files=report["files"],
+        onnx=report["onnx"],
+        data={d: recipe.datasets[d].licence for d in description["datasets"]},
+        experts={e: recipe.experts[e].licence for e in _behind(recipe, name)},
+        teacher=model.teacher if isinstance(model, StudentModel) else None,
+        versions=report["data"],
+        rows=scores,
+        checks=checks,
+    )
+
+
+def _behind(recipe: Recipe, name: str) -> Iterator[str]:
+    """Experts whose pictures went into a model, directly or through its teachers."""
+    while isinstance(model := recipe.models.get(name), StudentModel):
+        name = model.teacher
+    if isinstance(model, GateModel):
+        yield from dict.fromkeys(model.experts or recipe.experts)
+    elif name in recipe.experts:
+        yield name
+
+
+def _export_files(export: Output, report: Mapping[str, Any]) -> dict[str, bytes]:
+    return {name: export.read_bytes(name) for name in report["files"]}

@@ -1,0 +1,99 @@
+"""Trained models, rebuilt from checkpoint outputs for caching, evaluation and export.
+
+Training them is `training.py`; their files are `sr_assets/stores/checkpoint.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sr_assets.lineage.stage import StageError
+from sr_assets.storage import Output
+from sr_assets.stores.checkpoint import WEIGHTS, read_description, read_state
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained network in evaluation mode, with what its checkpoint says about it."""
+
+    network: nn.Module
+    description: Mapping[str, Any]
+    """`model.json`: kind, architecture, args, scale, experts, parameters, step, ..."""
+
+    @property
+    def kind(self) -> str:
+        """`plain`, `gate` or `student`."""
+        return str(self.description["kind"])
+
+    @property
+    def scale(self) -> int:
+        """The upscaling factor."""
+        return int(self.description["scale"])
+
+    @property
+    def experts(self) -> tuple[str, ...]:
+        """Names of the experts whose pictures it needs; empty for a network that needs LR alone."""
+        return tuple(self.description["experts"])
+
+    def upscale(self, lr: Tensor, sr: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The model's picture, without gradients.
+
+        Args:
+            lr: [B, 3, h, w] in [0, 1] on the network's device.
+            sr: for a gate, expert name -> SR [B, 3, H, W]; names beyond its experts are ignored.
+
+        Returns:
+            [B, 3, H, W], not clamped.
+
+        Raises:
+            ValueError: an expert's picture is missing.
+        """
+        import torch
+
+        # Not inference_mode: SPAN refreshes its merged kernels in eval mode, and export reads them.
+        with torch.no_grad():
+            if not self.experts:
+                return self.network(lr)
+            given = sr or {}
+            return self.network(lr, {name: given[name] for name in self.experts if name in given})
+
+
+def load_model(output: Output, device: str = "cpu") -> LoadedModel:
+    """The model of one `model/<name>/checkpoint` output, strictly: every tensor must match.
+
+    Args:
+        output: of the checkpoint.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+
+    Raises:
+        StageError: the weights do not fit the network that the description names.
+    """
+    from sr_models.training.devices import choose_device
+
+    description = read_description(output)
+    network = _build(description)
+    try:
+        network.load_state_dict(read_state(output), strict=True)
+    except RuntimeError as error:
+        wrong = [line.strip() for line in str(error).splitlines()[1:2]] or [str(error)]
+        raise StageError(
+            f"{output.path / WEIGHTS} does not fit {description['architecture']} ({wrong[0]}): "
+            "delete this output and build it again"
+        ) from error
+    return LoadedModel(network.to(choose_device(device)).eval(), description)
+
+
+def _build(description: Mapping[str, Any]) -> nn.Module:
+    scale, args = description["scale"], description["args"]
+    if description["kind"] == "gate":
+        from sr_models.fusion.gate import GateFusion
+
+        return GateFusion(description["experts"], scale, **args)
+    from sr_models.networks import build_network
+
+    return build_network(description["architecture"], scale, args)

@@ -1,0 +1,177 @@
+"""Models side by side on one picture: a labelled PNG and the numbers beneath it.
+
+The input is taken for HR: it is reduced by the convention of the reports and enlarged again.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from upath import UPath
+
+from sr_assets.lineage.stage import StageError
+from sr_assets.model_lookup import load_upscaler
+from sr_assets.pictures import BadImage, Pixels, decode_rgb
+from sr_assets.upscale import upscale_picture, write_picture
+
+_BAR = 22  # px of a label above its panel
+_GAP = 4  # px between panels
+
+
+@dataclass(frozen=True)
+class CompareRow:
+    """One way to enlarge the reduced picture."""
+
+    name: str
+    psnr_y: float
+    """dB; infinite where the picture equals the original."""
+    ssim_y: float
+    colour_offset: tuple[float, float, float]
+    """Mean of SR minus HR for red, green and blue (grey levels)."""
+    seconds: float
+
+
+@dataclass(frozen=True)
+class CompareReport:
+    """The picture that was written and what was measured on the whole image."""
+
+    output: Path
+    scale: int
+    width: int
+    height: int
+    """Of the measured HR (px)."""
+    rows: tuple[CompareRow, ...]
+
+
+def compare_files(
+    input: Path,  # noqa: A002 - the word of the command
+    models: Sequence[str],
+    output: Path,
+    *,
+    root: str | Path | UPath,
+    device: str = "auto",
+    tile: int = 256,
+    halo: int = 32,
+    panel: int = 384,
+    max_megapixels: float = 120.0,
+) -> CompareReport:
+    """Reduces a picture, enlarges it with bicubic and each model, and measures and shows them.
+
+    Args:
+        input: the picture that is taken for HR; cropped to a multiple of the scale.
+        models: at least one, all of the same scale; see `load_upscaler`.
+        output: PNG, JPEG or WebP file with the panels HR, bicubic and each model in a row.
+        root: folder of a recipe's outputs.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        tile: side of a tile with its halo (LR px).
+        halo: context on each side of a tile that is thrown away (LR px).
+        panel: largest side of a panel (px); of a larger picture the part that the ways differ in
+            most is shown, at full size.
+        max_megapixels: larger inputs are refused.
+
+    Raises:
+        StageError: the picture or a model is wrong, or scales differ.
+    """
+    import torch
+
+    from sr_models.degradations.bicubic import downscale_uint8, upscale
+    from sr_models.metrics.images import colour_offset, psnr_y, ssim_y, to_uint8
+
+    if not models:
+        raise StageError("name at least one model")
+    upscalers = [load_upscaler(model, root, device) for model in models]
+    scale = upscalers[0].scale
+    for upscaler in upscalers:
+        if upscaler.scale != scale:
+            raise StageError(
+                f"{upscaler.name} enlarges {upscaler.scale} times and {upscalers[0].name} {scale}: "
+                "compare models of one scale"
+            )
+    hr = _read(input, scale, max_megapixels)
+    lr = downscale_uint8(hr, scale)
+    pictures, seconds = [], []
+    started = time.monotonic()
+    planes = torch.from_numpy(lr.transpose(2, 0, 1).astype(np.float32) / 255)[None]
+    pictures.append(to_uint8(upscale(planes, scale))[0])
+    seconds.append(time.monotonic() - started)
+    for upscaler in upscalers:
+        started = time.monotonic()
+        try:
+            pictures.append(upscale_picture(upscaler, lr, tile, halo))
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            raise StageError(f"{upscaler.name} on {input}: {error}") from error
+        seconds.append(time.monotonic() - started)
+    names = ["bicubic", *(upscaler.name for upscaler in upscalers)]
+    rows = tuple(
+        CompareRow(name, psnr_y(sr, hr, scale), ssim_y(sr, hr, scale), colour_offset(sr, hr), time_)
+        for name, sr, time_ in zip(names, pictures, seconds, strict=True)
+    )
+    labels = ["HR", *(f"{row.name}  {_decibels(row.psnr_y)}" for row in rows)]
+    write_picture(_sheet(labels, [hr, *pictures], panel), output)
+    return CompareReport(output, scale, hr.shape[1], hr.shape[0], rows)
+
+
+def _read(path: Path, scale: int, max_megapixels: float) -> Pixels:
+    from sr_assets.evaluation.results import smallest_side
+
+    try:
+        hr = decode_rgb(path.read_bytes(), max_megapixels)
+    except FileNotFoundError as error:
+        raise StageError(f"there is no file {path}") from error
+    except (BadImage, OSError) as error:
+        raise StageError(f"{path}: {error}") from error
+    height, width = (side - side % scale for side in hr.shape[:2])
+    if min(height, width) < smallest_side(scale):
+        raise StageError(
+            f"{path} is {hr.shape[1]}x{hr.shape[0]}: measuring at x{scale} needs sides of "
+            f"{smallest_side(scale)} px"
+        )
+    return np.ascontiguousarray(hr[:height, :width])
+
+
+def _decibels(value: float) -> str:
+    return f"{value:.2f} dB" if math.isfinite(value) else "identical"
+
+
+def _sheet(labels: Sequence[str], pictures: Sequence[Pixels], panel: int) -> Pixels:
+    """The panels in a row, each with its label above it."""
+    top, left = _most_different(pictures[1:], panel)
+    crops = [picture[top : top + panel, left : left + panel] for picture in pictures]
+    height, width = crops[0].shape[:2]
+    font = ImageFont.load_default(13)
+    step = max(width, *(math.ceil(font.getlength(label)) + 8 for label in labels)) + _GAP
+    sheet = Image.new("RGB", (step * len(crops) - _GAP, height + _BAR), "white")
+    draw = ImageDraw.Draw(sheet)
+    for index, (label, crop) in enumerate(zip(labels, crops, strict=True)):
+        draw.text((index * step + 4, 3), label, fill="black", font=font)
+        sheet.paste(Image.fromarray(np.ascontiguousarray(crop)), (index * step, _BAR))
+    return np.asarray(sheet)
+
+
+def _most_different(pictures: Sequence[Pixels], side: int) -> tuple[int, int]:
+    """Top and left of the square in which the pictures differ most, on a grid of side / 4."""
+    height, width = pictures[0].shape[:2]
+    spread = np.zeros((height, width), np.float32)
+    for picture in pictures[1:]:
+        difference = picture.astype(np.float32) - pictures[0]
+        spread = np.maximum(spread, np.square(difference).mean(2))
+    sums = np.pad(spread.cumsum(0, np.float64).cumsum(1), ((1, 0), (1, 0)))
+    step = max(side // 4, 1)
+    best = (-1.0, 0, 0)
+    for top in _starts(height, side, step):
+        for left in _starts(width, side, step):
+            bottom, right = min(top + side, height), min(left + side, width)
+            inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+            if inside > best[0]:
+                best = (float(inside), top, left)
+    return best[1], best[2]
+
+
+def _starts(size: int, side: int, step: int) -> list[int]:
+    return [0] if size <= side else [*range(0, size - side, step), size - side]

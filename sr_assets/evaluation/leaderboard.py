@@ -1,0 +1,242 @@
+"""All rows side by side: the leaderboard, the models' checks, and the pictures of the report.
+
+Measuring is done before; the layout of the page is `report/page.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sr_assets.assets.checks import quality_checks, scores_of
+from sr_assets.evaluation.benchmark import encode_png, read_png
+from sr_assets.evaluation.crops import choose_crops
+from sr_assets.evaluation.results import (
+    BICUBIC,
+    CONVEX,
+    MEAN,
+    ImageScore,
+    Results,
+    largest_offset,
+    picture_names,
+    results_from_json,
+)
+from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.recipe.models import GateModel, Recipe
+from sr_assets.report.page import render_page
+from sr_assets.storage import Output
+
+_THUMB = 128  # side that holds a thumbnail (px)
+_BASELINES = "evaluation/baselines"
+
+
+def make_leaderboard(context: StageContext) -> dict[str, Any]:
+    """Writes `leaderboard.json`, `report.html` and the pictures it shows; returns metadata.
+
+    Raises:
+        StageError: two rows were measured on different images of one benchmark.
+    """
+    recipe = context.recipe
+    found = {b: _results(context, b) for b in recipe.benchmarks}
+    rows = [_row(recipe, name, found) for name in row_names(recipe)]
+    leaderboard: dict[str, Any] = {"recipe": recipe.name, "scale": recipe.scale, "rows": rows}
+    scores = scores_of(leaderboard)
+    kinds = {row["name"]: row["kind"] for row in rows}
+    leaderboard["checks"] = [
+        {
+            "name": name,
+            "kind": kinds[name],
+            "outcomes": [outcome.to_json() for outcome in quality_checks(recipe, name, scores)],
+        }
+        for name in recipe.models
+    ]
+    total = sum(len(rows[0].images) for rows in _first_rows(found))
+    with context.progress(str(context.ref), total) as advance:
+        gallery = {}
+        for benchmark, results in found.items():
+            gallery[benchmark] = _gallery(context, benchmark, results, advance)
+    context.output.write_json("leaderboard.json", leaderboard)
+    page = render_page(leaderboard, gallery)
+    context.output.write_bytes("report.html", page.encode())
+    return {
+        **_numbers(rows),
+        "rows": len(rows),
+        "images": total,
+        "checks_failed": sum(not o["passed"] for c in leaderboard["checks"] for o in c["outcomes"]),
+        "table": {"md": _markdown(rows)},
+        "report": {"path": str(context.output.final / "report.html")},
+    }
+
+
+def row_names(recipe: Recipe) -> list[str]:
+    """The rows of a recipe's leaderboard: controls, experts, models, in that order.
+
+    Raises:
+        StageError: an expert or a model has the name of a control or of an original.
+    """
+    for section, names in (("experts", recipe.experts), ("models", recipe.models)):
+        for name in names:
+            if name in (BICUBIC, MEAN, CONVEX, "hr", "lr"):
+                raise StageError(f"{section}.{name}: the report has a row of that name: rename it")
+    mixes = [MEAN, CONVEX] if recipe.experts else []
+    return [BICUBIC, *recipe.experts, *mixes, *recipe.models]
+
+
+def _first_rows(found: Mapping[str, Mapping[str, tuple[Results, Output, str]]]) -> Any:
+    """For each benchmark, the results of its rows in a list."""
+    return ([results for results, _, _ in rows.values()] for rows in found.values())
+
+
+def _results(context: StageContext, benchmark: str) -> dict[str, tuple[Results, Output, str]]:
+    """Row -> its results, the output they are in and the folder inside that output."""
+    recipe = context.recipe
+    baselines = context.input(_BASELINES, benchmark)
+    found = {}
+    for name in row_names(recipe):
+        if name in recipe.experts:
+            output, folder = context.input(f"expert/{name}/evaluation", benchmark), ""
+        elif name in recipe.models:
+            output, folder = context.input(f"model/{name}/evaluation", benchmark), ""
+        else:
+            output, folder = baselines, f"{name}/"
+        found[name] = (results_from_json(output.read_json(f"{folder}results.json")), output, folder)
+    wanted = [image.name for image in found[BICUBIC][0].images]
+    for name, (results, _, _) in found.items():
+        if [image.name for image in results.images] != wanted:
+            raise StageError(
+                f"{name} was measured on other images of {benchmark}: run `srd build` again"
+            )
+    return found
+
+
+def _row(
+    recipe: Recipe, name: str, found: Mapping[str, Mapping[str, tuple[Results, Output, str]]]
+) -> dict[str, Any]:
+    """One row of `leaderboard.json`."""
+    results = [rows[name][0] for rows in found.values()]
+    first = next(iter(found.values()))
+    model = recipe.models.get(name)
+    needed: Sequence[str] = ()
+    if isinstance(model, GateModel):
+        needed = model.experts or tuple(recipe.experts)
+    elif name in (MEAN, CONVEX):
+        needed = tuple(recipe.experts)
+    own = results[0].parameters
+    total = sum((first[e][0].parameters or 0 for e in dict.fromkeys(needed)), own or 0)
+    return {
+        "name": name,
+        "kind": results[0].kind,
+        "note": results[0].note,
+        "parameters": own,
+        "total_parameters": total or None,
+        "benchmarks": {b: rows[name][0].mean for b, rows in found.items()},
+    }
+
+
+def _gallery(
+    context: StageContext,
+    benchmark: str,
+    found: Mapping[str, tuple[Results, Output, str]],
+    advance: Any,
+) -> list[dict[str, Any]]:
+    """Copies and cuts the pictures of one benchmark; what `render_page` calls its images."""
+    baselines = context.input(_BASELINES, benchmark)
+    listed = found[BICUBIC][0].images
+    names = picture_names([image.name for image in listed])
+    gallery = []
+    for index, image in enumerate(listed):
+        folder = f"images/{benchmark}/{index:03d}"
+        sources = {
+            "hr": (baselines, f"hr/{names[image.name]}"),
+            "lr": (baselines, f"lr/{names[image.name]}"),
+            **{
+                row: (output, f"{inside}{results.images[index].picture}")
+                for row, (results, output, inside) in found.items()
+            },
+        }
+        for row, (output, file) in sources.items():
+            context.output.take(output.path / file, f"{folder}/{row}.png")
+        pictures = {row: read_png(output, file) for row, (output, file) in sources.items()}
+        scores = {row: results.images[index] for row, (results, _, _) in found.items()}
+        gallery.append(
+            {
+                "name": image.name,
+                "width": image.width,
+                "height": image.height,
+                "hr": f"{folder}/hr.png",
+                "lr": f"{folder}/lr.png",
+                "thumb": _write_thumb(context, folder, pictures["hr"]),
+                "rows": {row: _cell(folder, row, score) for row, score in scores.items()},
+                "crops": _write_crops(context, folder, pictures),
+            }
+        )
+        advance(1)
+    return gallery
+
+
+def _cell(folder: str, row: str, score: ImageScore) -> dict[str, Any]:
+    return {"src": f"{folder}/{row}.png", "psnr_y": score.psnr_y, "ssim_y": score.ssim_y}
+
+
+def _write_thumb(context: StageContext, folder: str, hr: np.ndarray) -> str:
+    from PIL import Image
+
+    thumb = Image.fromarray(hr)
+    thumb.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
+    context.output.write_bytes(f"{folder}/thumb.png", encode_png(np.asarray(thumb)))
+    return f"{folder}/thumb.png"
+
+
+def _write_crops(
+    context: StageContext, folder: str, pictures: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """Cuts the same squares out of every picture, HR first, and measures each against HR's."""
+    from sr_models.metrics.images import psnr_y
+
+    settings, scale = context.recipe.evaluation, context.recipe.scale
+    networks = [p for row, p in pictures.items() if row not in ("hr", "lr", BICUBIC, MEAN, CONVEX)]
+    compared = networks if len(networks) > 1 else [*networks, pictures[BICUBIC], pictures["hr"]]
+    crops = []
+    for number, (x, y, side) in enumerate(
+        choose_crops(compared, settings.crop_size, settings.crops, scale)
+    ):
+        cells = []
+        original = pictures["hr"][y : y + side, x : x + side]
+        for row, picture in pictures.items():
+            shrink = scale if row == "lr" else 1
+            piece = picture[y // shrink : (y + side) // shrink, x // shrink : (x + side) // shrink]
+            src = f"{folder}/crop{number + 1}-{row}.png"
+            context.output.write_bytes(src, encode_png(np.ascontiguousarray(piece)))
+            measured = row not in ("hr", "lr") and not np.array_equal(piece, original)
+            psnr = psnr_y(piece, original, 0) if measured else None
+            cells.append({"row": row, "src": src, "psnr_y": psnr})
+        crops.append({"x": x, "y": y, "size": side, "cells": cells})
+    return crops
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Mean PSNR-Y over the benchmarks of every row, a plot each in Dagster."""
+    numbers = {}
+    for row in rows:
+        values = [score["psnr_y"] for score in row["benchmarks"].values()]
+        if None not in values:
+            numbers[f"psnr_y_{row['name']}"] = sum(values) / len(values)
+    return numbers
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        "| row | kind | parameters | benchmark | PSNR-Y (dB) | SSIM-Y | colour offset |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        for benchmark, score in row["benchmarks"].items():
+            psnr = "identical" if score["psnr_y"] is None else f"{score['psnr_y']:.2f}"
+            size = f"{row['total_parameters']:,}" if row["total_parameters"] else "-"
+            lines.append(
+                f"| {row['name']} | {row['kind']} | {size} | {benchmark} | {psnr} | "
+                f"{score['ssim_y']:.4f} | {largest_offset(score):.2f} |"
+            )
+    return "\n".join(lines)

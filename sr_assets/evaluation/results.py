@@ -1,0 +1,160 @@
+"""The record of one measured row on one benchmark, and its form as `results.json`.
+
+The convention behind the numbers is `sr_models.metrics.images`; drawing them is `report/`.
+
+An image that equals its original has no finite PSNR: its `psnr_y` is null, and it is left out of
+the mean PSNR (never of the mean SSIM or offset). A mean over nothing but such images is null too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+
+#: Row name of what is measured without a network.
+BICUBIC, MEAN, CONVEX = "bicubic", "mean", "convex"
+
+#: `mean` of a results file: {"psnr_y", "ssim_y", "colour_offset": [r, g, b]}.
+Score = Mapping[str, Any]
+#: Row name -> benchmark -> its mean score.
+Scores = Mapping[str, Mapping[str, Score]]
+
+
+@dataclass(frozen=True)
+class ImageScore:
+    """What was measured on one image."""
+
+    name: str
+    width: int
+    height: int
+    psnr_y: float | None
+    ssim_y: float
+    colour_offset: tuple[float, float, float]
+    picture: str
+    """Path of the measured picture inside the output."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One row (an expert, a model, a baseline) on one benchmark."""
+
+    name: str
+    kind: str
+    """bicubic, expert, mean, convex, plain, fusion or student."""
+    images: tuple[ImageScore, ...]
+    parameters: int | None
+    """Weights of the network itself; None where there is none."""
+    note: str = ""
+
+    @property
+    def mean(self) -> dict[str, Any]:
+        """Means over the images; see the module for images without a finite PSNR."""
+        finite = [i.psnr_y for i in self.images if i.psnr_y is not None]
+        offsets = [[i.colour_offset[c] for i in self.images] for c in range(3)]
+        return {
+            "psnr_y": _mean(finite) if finite else None,
+            "ssim_y": _mean([i.ssim_y for i in self.images]),
+            "colour_offset": [_mean(channel) for channel in offsets],
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """The content of `results.json`."""
+        identical = sum(i.psnr_y is None for i in self.images)
+        said = f"{identical} of {len(self.images)} images equal HR: left out of the mean PSNR"
+        return {
+            "name": self.name,
+            "kind": self.kind,
+            "parameters": self.parameters,
+            "note": "; ".join(filter(None, [self.note, said if identical else ""])),
+            "images": [{**asdict(i), "colour_offset": list(i.colour_offset)} for i in self.images],
+            "mean": self.mean,
+        }
+
+    def metadata(self) -> dict[str, Any]:
+        """Numbers for plots and a markdown table of the images."""
+        mean = self.mean
+        numbers = {
+            "ssim_y": mean["ssim_y"],
+            "colour_offset_max": largest_offset(mean),
+            "images": len(self.images),
+        }
+        if mean["psnr_y"] is not None:
+            numbers["psnr_y"] = mean["psnr_y"]
+        return {**numbers, "table": {"md": _markdown(self.images)}}
+
+
+def results_from_json(value: Mapping[str, Any]) -> Results:
+    """Reads what `Results.to_json` wrote."""
+    images = tuple(
+        ImageScore(**{**image, "colour_offset": tuple(image["colour_offset"])})
+        for image in value["images"]
+    )
+    return Results(value["name"], value["kind"], images, value["parameters"], value["note"])
+
+
+def measure(name: str, picture: str, sr: np.ndarray, hr: np.ndarray, scale: int) -> ImageScore:
+    """Measures one picture by the convention: luma, a border of `scale` px left out.
+
+    Args:
+        name: of the source image.
+        picture: path of `sr` inside the output.
+        sr, hr: uint8 [H, W, 3].
+        scale: upscaling factor.
+
+    Raises:
+        ValueError: the sizes differ, or a side is shorter than `smallest_side(scale)`.
+    """
+    from sr_models.metrics.images import colour_offset, psnr_y, ssim_y
+
+    height, width = hr.shape[:2]
+    psnr = psnr_y(sr, hr, scale)
+    return ImageScore(
+        name=name,
+        width=width,
+        height=height,
+        psnr_y=psnr if math.isfinite(psnr) else None,
+        ssim_y=ssim_y(sr, hr, scale),
+        colour_offset=colour_offset(sr, hr),
+        picture=picture,
+    )
+
+
+def smallest_side(scale: int) -> int:
+    """Shortest side that can be measured: one SSIM window inside the border (px)."""
+    return 11 + 2 * scale
+
+
+def largest_offset(score: Score) -> float:
+    """The largest |colour offset| of a mean score, in grey levels."""
+    return max(abs(c) for c in score["colour_offset"])
+
+
+def picture_names(names: Sequence[str]) -> dict[str, str]:
+    """A file name for the picture of each image: `<stem>.png`, the full name where stems clash."""
+    stems = [PurePosixPath(name).with_suffix("").as_posix().casefold() for name in names]
+    return {
+        name: f"{name}.png"
+        if stems.count(stem) > 1
+        else PurePosixPath(name).with_suffix("").as_posix() + ".png"
+        for name, stem in zip(names, stems, strict=True)
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
+
+
+def _markdown(images: Sequence[ImageScore]) -> str:
+    lines = ["| image | size | PSNR-Y (dB) | SSIM-Y | colour offset |", "|---|---|---|---|---|"]
+    for image in images:
+        psnr = "identical" if image.psnr_y is None else f"{image.psnr_y:.2f}"
+        offset = " ".join(f"{c:+.2f}" for c in image.colour_offset)
+        name = image.name.replace("|", "\\|")
+        size = f"{image.width}×{image.height}"
+        lines.append(f"| {name} | {size} | {psnr} | {image.ssim_y:.4f} | {offset} |")
+    return "\n".join(lines)

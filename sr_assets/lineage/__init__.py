@@ -1,0 +1,1 @@
+"""Digests, code versions, the stale plan."""

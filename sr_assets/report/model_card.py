@@ -1,0 +1,165 @@
+"""The model card of a release: what it is, from what, how good beside its controls, how to run it.
+
+It is a pure function of its facts; deciding on the release is `assets/release.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+_KINDS = {
+    "gate": "A fusion: per-pixel weights over frozen experts, and a small residual.",
+    "student": "A fast network, trained on HR and on a teacher's pictures.",
+    "plain": "A network trained on pairs of LR and HR alone.",
+}
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """Everything that a model card says."""
+
+    description: Mapping[str, Any]
+    """`description.json` of the export."""
+    files: Mapping[str, Mapping[str, Any]]
+    """File name -> {"sha256", "size"}."""
+    onnx: Mapping[str, Any] | None
+    """The export's report on its graph, `{"error": reason}`, or None when none was asked for."""
+    data: Mapping[str, str | None]
+    """Training dataset -> licence."""
+    experts: Mapping[str, str | None]
+    """Expert that the model runs on, or learnt from -> licence."""
+    teacher: str | None
+    versions: Mapping[str, str]
+    """What it was trained from: asset -> data version."""
+    rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    """Row of the table -> benchmark -> mean score; the model's own row is the last."""
+    checks: Sequence[Mapping[str, Any]]
+    """Outcomes of the release checks: {"name", "passed", "reason"}."""
+
+
+def render_card(facts: CardFacts) -> str:
+    """The card as markdown, the same bytes for the same facts."""
+    d = facts.description
+    parts = [
+        f"# {d['model']} ×{d['scale']}",
+        _KINDS[d["kind"]],
+        _table(
+            ("", ""),
+            [
+                ("architecture", d["architecture"]),
+                ("arguments", ", ".join(f"{k} {v}" for k, v in d["args"].items()) or "defaults"),
+                ("scale", f"×{d['scale']}"),
+                ("parameters", f"{d['parameters']:,}"),
+                ("licence of the weights", d["licence"]),
+                *([("teacher", facts.teacher)] if facts.teacher else []),
+                *([("experts it runs on", ", ".join(d["experts"]))] if d["experts"] else []),
+            ],
+        ),
+        "## Quality",
+        "LR by MATLAB-compatible bicubic reduction; SR rounded to 8 bits; luma of BT.601; a border "
+        f"of {d['scale']} px left out; mean over the images.",
+        _scores(facts, d["model"]),
+        "Release checks:",
+        "\n".join(
+            f"- {c['name']}: {'passed' if c['passed'] else 'failed'}, {c['reason']}"
+            for c in facts.checks
+        ),
+        "## Training data",
+        _table(("dataset", "licence"), [(n, _licence(text)) for n, text in facts.data.items()]),
+    ]
+    if facts.experts:
+        rows = [
+            (name, _licence(text), d["expert_weights"].get(name, "")[:16])
+            for name, text in facts.experts.items()
+        ]
+        parts += ["Experts:", _table(("expert", "licence of its weights", "sha256"), rows)]
+    parts += ["## How to run it", _how(facts), "## Files"]
+    rows = [(n, f"{f['size']:,}", f["sha256"]) for n, f in facts.files.items()]
+    parts.append(_table(("file", "bytes", "sha256"), rows))
+    parts += ["Made from:", _table(("input", "data version"), list(facts.versions.items()))]
+    return "\n\n".join(parts) + "\n"
+
+
+def _licence(text: str | None) -> str:
+    return text or "not stated in the recipe"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row in rows:
+        cells = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in row)
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _scores(facts: CardFacts, own: str) -> str:
+    benchmarks = list(dict.fromkeys(b for scores in facts.rows.values() for b in scores))
+    if not benchmarks:
+        return "Not measured: the recipe has no benchmark."
+    rows = []
+    for name, scores in facts.rows.items():
+        cells = []
+        for benchmark in benchmarks:
+            score = scores.get(benchmark)
+            cells.append("" if score is None else _score(score))
+        shown = f"**{name}**" if name == own else name
+        rows.append((shown, *cells))
+    return _table(("", *(f"{b}: PSNR-Y / SSIM-Y" for b in benchmarks)), rows)
+
+
+def _score(score: Mapping[str, Any]) -> str:
+    psnr = "identical" if score["psnr_y"] is None else f"{score['psnr_y']:.2f} dB"
+    return f"{psnr} / {score['ssim_y']:.4f}"
+
+
+def _how(facts: CardFacts) -> str:
+    d = facts.description
+    weights = next(name for name in facts.files if name.endswith(".safetensors"))
+    graph = next((name for name in facts.files if name.endswith(".onnx")), None)
+    size = "[1, 3, H, W] in [0, 1], RGB"
+    if d["experts"]:
+        arguments = "".join(f", {k}={v!r}" for k, v in d["args"].items())
+        code = (
+            "from safetensors.torch import load_file\n"
+            "from sr_models.fusion.gate import GateFusion\n\n"
+            f"model = GateFusion({d['experts']!r}, scale={d['scale']}{arguments}).eval()\n"
+            f'model.load_state_dict(load_file("{weights}"))\n'
+            f"sr = model(lr, {{name: picture of that expert, ...}})  # lr: {size}\n"
+        )
+        said = "It needs the pictures of its experts; `srd upscale` runs them by itself."
+        feed = f'{{"lr": lr, {", ".join(f"{e!r}: {e}_sr" for e in d["experts"])}}}'
+    else:
+        ours = d["architecture"] == "EDSR"
+        code = (
+            "from spandrel import ModelLoader\n"
+            + ("from sr_models.experts import edsr\n\nedsr.register()\n" if ours else "\n")
+            + f'model = ModelLoader().load_from_file("{weights}")\n'
+            f"sr = model(lr)  # lr: float32 tensor {size}\n"
+        )
+        said = "With spandrel" + (" (and this package, for EDSR):" if ours else ":")
+        feed = '{"input": lr}'
+    parts = [said, f"```python\n{code}```"]
+    if graph:
+        parts.append(f"With onnxruntime, on a float32 array {size}:")
+        parts.append(
+            "```python\nimport onnxruntime\n\n"
+            f'session = onnxruntime.InferenceSession("{graph}")\n'
+            f'(sr,) = session.run(["output"], {feed})\n```'
+        )
+        parts.append(_limits(facts.onnx or {}))
+    elif facts.onnx and "error" in facts.onnx:
+        parts.append(f"There is no ONNX file: {facts.onnx['error']}.")
+    return "\n\n".join(parts)
+
+
+def _limits(onnx: Mapping[str, Any]) -> str:
+    multiple = onnx.get("multiple", 1)
+    sides = (
+        "Any height and width will do"
+        if multiple == 1
+        else f"Pad height and width to a multiple of {multiple} and crop the output"
+    )
+    batch = "any batch" if onnx.get("free_batch", True) else "a batch of 1"
+    return f"{sides}; {batch}. Nothing is clamped: clip to [0, 1] before you round to 8 bits."

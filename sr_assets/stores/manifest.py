@@ -1,0 +1,100 @@
+"""The manifest of a bronze output: one typed row for every source image, kept as Parquet bytes.
+
+Where the bytes lie and how the rows come about is not known here.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow
+
+MANIFEST = "manifest.parquet"
+
+
+@dataclass(frozen=True)
+class ManifestRow:
+    """One source image.
+
+    `width`, `height` (px) are those of the upright picture and `mode` is how the file stores it;
+    all three are None where the file could not be read, and `sha256` is then "" if there was
+    nothing to hash. `bytes` is the size of the file. `reason` is "" for an image that is ok.
+    """
+
+    path: str
+    sha256: str
+    width: int | None
+    height: int | None
+    mode: str | None
+    bytes: int
+    status: Literal["ok", "quarantined"]
+    reason: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether the image is part of the dataset."""
+        return self.status == "ok"
+
+
+def to_parquet(rows: Iterable[ManifestRow]) -> bytes:
+    """The rows as a Parquet file; the same rows give the same bytes.
+
+    Args:
+        rows: at most one a path; they keep their order.
+
+    Raises:
+        ValueError: two rows have the same path.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    table = [asdict(row) for row in rows]
+    paths = [row["path"] for row in table]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise ValueError(f"two manifest rows for {twice!r}: keep one")
+    sink = io.BytesIO()
+    parquet.write_table(pa.Table.from_pylist(table, schema=_schema()), sink, compression="none")
+    return sink.getvalue()
+
+
+def from_parquet(data: bytes) -> list[ManifestRow]:
+    """The rows of a manifest, in their order.
+
+    Raises:
+        ValueError: `data` is no Parquet file, or one with other columns.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as parquet
+
+    try:
+        table = parquet.read_table(io.BytesIO(data))
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{MANIFEST} is no Parquet file; build bronze again") from error
+    expected = [field.name for field in fields(ManifestRow)]
+    if not table.schema.equals(_schema()):
+        raise ValueError(
+            f"{MANIFEST} has columns {table.schema.names}, expected {expected}; build bronze again"
+        )
+    return [ManifestRow(**row) for row in table.to_pylist()]
+
+
+def _schema() -> pyarrow.Schema:
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("sha256", pa.string(), nullable=False),
+            pa.field("width", pa.int32()),
+            pa.field("height", pa.int32()),
+            pa.field("mode", pa.string()),
+            pa.field("bytes", pa.int64(), nullable=False),
+            pa.field("status", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+        ]
+    )

@@ -1,0 +1,119 @@
+"""The pair store `pairs.zarr`: K degraded versions of every patch, and the table of what was done.
+
+The patches themselves stay in the patch store, at the same index.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from zarr.codecs import ZstdCodec
+
+from sr_assets.storage import Output, OutputFolder
+from sr_assets.stores.codecs import PictureDelta
+from sr_assets.stores.shards import ArraySpec, GroupReader, ShardWriter
+
+GROUP = "pairs.zarr"
+SCHEMA = "srd.pairs"
+VERSION = 1
+PARAMS = "params.parquet"
+_SHARD_BYTES = 16 << 20
+_SHARD_SAMPLES = 1024
+
+
+class PairWriter:
+    """Writes a pair store, shard by shard; `shards[i]` are the samples of shard i.
+
+    Args:
+        folder: where to write.
+        count: number of patches N.
+        variants: degraded versions of each, K.
+        size: side of an LR patch s (px).
+        provenance: what the store was made from (JSON values).
+    """
+
+    def __init__(
+        self,
+        folder: OutputFolder,
+        count: int,
+        variants: int,
+        size: int,
+        provenance: Mapping[str, Any],
+    ) -> None:
+        self._folder = folder
+        self._writer = ShardWriter(
+            folder,
+            GROUP,
+            count,
+            {
+                "lr": ArraySpec(
+                    shape=(variants, size, size, 3),
+                    chunk=(1, size, size, 3),
+                    dtype="uint8",
+                    axes=("patch", "variant", "y", "x", "channel"),
+                    filters=(PictureDelta(subtract_green=True, channel_axis=-1),),
+                    compressors=(ZstdCodec(level=1),),
+                )
+            },
+            max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // (3 * size * size * variants))),
+            {
+                "schema": {"name": SCHEMA, "version": VERSION},
+                "size": size,
+                "variants": variants,
+                "provenance": dict(provenance),
+            },
+        )
+        self.shards = self._writer.shards
+
+    def finished(self, shard: int) -> bool:
+        """Whether shard `shard` was written whole, in this run or an earlier one."""
+        return self._writer.finished(shard)
+
+    def write(self, shard: int, lr: np.ndarray) -> None:
+        """Writes the samples `shards[shard]`, uint8 [n, K, s, s, 3]."""
+        self._writer.write(shard, lr=lr)
+
+    def write_params(self, table: pa.Table) -> None:
+        """Writes what was done to each sample, one row for each (index, variant)."""
+        sink = io.BytesIO()
+        pq.write_table(
+            table.replace_schema_metadata(None), sink, compression="zstd", store_schema=False
+        )
+        self._folder.write_bytes(PARAMS, sink.getvalue())
+
+
+class PairReader:
+    """Reads a pair store; safe to share by threads and to hand to worker processes.
+
+    Attributes:
+        size: side of an LR patch s (px).
+        variants: degraded versions of each patch, K.
+    """
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._group = GroupReader(output.path / GROUP, SCHEMA, VERSION)
+        self.size: int = self._group.attributes["size"]
+        self.variants: int = self._group.attributes["variants"]
+        self._count: int = self._group.array("lr").shape[0]
+
+    def __len__(self) -> int:
+        return self._count
+
+    def lr(self, index: int, variant: int) -> np.ndarray:
+        """Variant `variant` of patch `index`, uint8 [s, s, 3].
+
+        Raises:
+            IndexError: there is no such sample.
+            DamagedStoreError: its checksum differs.
+        """
+        return self._group.read("lr", index, variant)
+
+    def params(self) -> pa.Table:
+        """What was done to each sample, one row for each (index, variant)."""
+        return pq.read_table(io.BytesIO(self._output.read_bytes(PARAMS)))

@@ -1,0 +1,1 @@
+"""How LR is made from HR."""

@@ -1,0 +1,1 @@
+"""Frozen experts: loading, padding, feature taps, and EDSR."""

@@ -1,0 +1,1 @@
+"""Weight files and ONNX graphs of trained networks."""

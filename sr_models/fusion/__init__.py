@@ -1,0 +1,1 @@
+"""Fusion networks over the outputs of frozen experts."""

@@ -1,0 +1,1 @@
+"""Whole-image and tiled inference."""

@@ -1,0 +1,90 @@
+"""Upscaling an image in tiles, so that memory depends on the tile and not on the image.
+
+Tiles overlap and are cropped, never blended: the result of a network whose receptive field fits in
+the halo is that of the whole image. Loading networks and reading files live elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+
+def upscale_tiled(
+    forward: Callable[[Tensor], Tensor],
+    lr: Tensor,
+    scale: int,
+    tile: int = 256,
+    halo: int = 16,
+    advance: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Runs `forward` over tiles of one image and puts its outputs together.
+
+    All tiles of an image have the same shape: the last of a line is shifted inside instead of being
+    cut, so that a network sees no small tile and compiles one graph. An image that fits in one tile
+    is run whole.
+
+    Args:
+        forward: [1, C, h, w] -> [1, 3, h * scale, w * scale]; it is given tiles on the device of
+            `lr` and may return them on any.
+        lr: [1, C, H, W]; C is 3 for a plain network, more when maps of the LR grid ride along.
+        scale: upscaling factor of `forward`.
+        tile: side of a tile with its halo (LR px), more than twice the halo.
+        halo: context that is computed and thrown away at each inner side of a tile (LR px).
+        advance: is told 1 after each tile.
+
+    Returns:
+        [1, 3, H * scale, W * scale] on the CPU, in the dtype that `forward` returned; not clamped.
+
+    Raises:
+        ValueError: `tile` leaves nothing beside its halo, `lr` is no single image, or `forward`
+            returned another shape than the scale asks for.
+    """
+    if halo < 0 or tile <= 2 * halo:
+        raise ValueError(f"tile {tile} must be more than twice the halo {halo}")
+    if lr.ndim != 4 or lr.shape[0] != 1 or 0 in lr.shape:
+        raise ValueError(f"lr must be one image [1, C, H, W], not {tuple(lr.shape)}")
+    height, width = lr.shape[-2:]
+    sr: Tensor | None = None
+    for top, upper, lower in spans(height, tile, halo):
+        for left, first, last in spans(width, tile, halo):
+            piece = lr[..., top : top + tile, left : left + tile]
+            out = forward(piece).detach()
+            wanted = (1, 3, piece.shape[-2] * scale, piece.shape[-1] * scale)
+            if tuple(out.shape) != wanted:
+                raise ValueError(
+                    f"the network returned {tuple(out.shape)}, x{scale} needs {wanted}"
+                )
+            if sr is None:
+                sr = torch.empty((1, 3, height * scale, width * scale), dtype=out.dtype)
+            sr[..., upper * scale : lower * scale, first * scale : last * scale] = out[
+                ...,
+                (upper - top) * scale : (lower - top) * scale,
+                (first - left) * scale : (last - left) * scale,
+            ]
+            if advance:
+                advance(1)
+    assert sr is not None
+    return sr
+
+
+def count_tiles(height: int, width: int, tile: int = 256, halo: int = 16) -> int:
+    """How many tiles `upscale_tiled` runs for an LR image of this size."""
+    return len(spans(height, tile, halo)) * len(spans(width, tile, halo))
+
+
+def spans(size: int, tile: int, halo: int) -> list[tuple[int, int, int]]:
+    """Cuts one axis: (start of the tile, first pixel kept, first pixel no longer kept) of each.
+
+    What is kept covers 0..size once; every kept pixel is at least `halo` away from each end of its
+    tile that is not an end of the image.
+    """
+    if size <= tile:
+        return [(0, 0, size)]
+    starts = [*range(0, size - tile, tile - 2 * halo), size - tile]
+    # Two neighbours share their overlap half and half: both get as much context as there is.
+    cuts = [(a + tile + b) // 2 for a, b in pairwise(starts)]
+    return list(zip(starts, [0, *cuts], [*cuts, size], strict=True))

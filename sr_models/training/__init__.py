@@ -1,0 +1,1 @@
+"""The training loop, its averaged weights and its checkpoints."""

@@ -1,0 +1,383 @@
+"""Every stage that measures, on a tiny graph of real outputs made by the stages before it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from upath import UPath
+
+from sr_assets.assets import bronze, evaluation, experts, gold, silver
+from sr_assets.evaluation import experts as expert_evaluation
+from sr_assets.evaluation.crops import choose_crops
+from sr_assets.evaluation.results import ImageScore, Results, picture_names, results_from_json
+from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.recipe.models import Recipe
+from sr_assets.storage import Output, OutputFolder
+from sr_assets.stores.checkpoint import write_model
+from sr_assets.stores.expert_cache import read_image
+from sr_models.degradations.bicubic import downscale_uint8, upscale
+from sr_models.fusion.convex import convex_weights, error_products
+from sr_models.fusion.gate import GateFusion, expert_mean
+from sr_models.metrics.images import psnr_y, ssim_y, to_uint8
+from sr_models.networks import build_network
+
+SMALL = {"num_feat": 4, "num_conv": 1}
+
+
+def photo(seed: int, height: int, width: int) -> np.ndarray:
+    """Coloured waves and edges: something that enlarging cannot restore exactly."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width].astype(np.float64)
+    picture = np.zeros((height, width, 3))
+    for channel in range(3):
+        a, b, c = random.uniform(0.05, 0.6, 3)
+        wave = np.sin(a * x + b * y) + np.sin(c * x - a * y) + ((x * b + y * c) % 9 > 4)
+        picture[..., channel] = 110 + 35 * wave
+    return np.clip(np.rint(picture), 0, 255).astype(np.uint8)
+
+
+class Graph:
+    """Makes outputs on demand, each from the real stages before it, as a build would."""
+
+    def __init__(self, recipe: Recipe, root: Path) -> None:
+        self.recipe, self.root = recipe, root
+        found = [s for m in (bronze, silver, gold, experts, evaluation) for s in m.stages(recipe)]
+        self.stages: dict[str, Stage] = {s.key: s for s in found}
+        self.outputs: dict[Ref, Output] = {}
+
+    def folder(self, ref: Ref, address: str = "address") -> OutputFolder:
+        return OutputFolder(UPath(self.root / ref.asset / (ref.partition or "_") / address))
+
+    def context(self, ref: Ref, address: str = "address") -> StageContext:
+        """What a run of the stage gets; another address is another, empty output."""
+        wanted = self.stages[ref.asset].inputs(ref.partition)
+        inputs = {r: self.make(r.asset, r.partition) for r in wanted}
+
+        @contextlib.contextmanager
+        def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+            yield lambda n: None
+
+        return StageContext(
+            self.recipe, ref, self.folder(ref, address), inputs, lambda _: None, lambda _: None, bar
+        )
+
+    def make(self, asset: str, partition: str | None = None) -> Output:
+        ref = Ref(asset, partition)
+        if ref not in self.outputs:
+            context = self.context(ref)
+            metadata = self.stages[asset].run(context)
+            json.dumps(metadata)
+            self.outputs[ref] = context.output.commit({"metadata": metadata})
+        return self.outputs[ref]
+
+    def put_model(self, name: str, network: torch.nn.Module, **description: Any) -> None:
+        ref = Ref(f"model/{name}/checkpoint")
+        folder = self.folder(ref)
+        full = {"name": name, "scale": 4, "experts": [], "args": SMALL, **description}
+        write_model(folder, network, {"architecture": "Compact", **full})
+        self.outputs[ref] = folder.commit({"metadata": {}})
+
+
+def save_expert(path: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = build_network("Compact", 4, SMALL)
+    save_file({k: v * 0.5 for k, v in network.state_dict().items()}, path)
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    root = tmp_path_factory.mktemp("graph")
+    for folder, sizes in (
+        ("photos", [(64, 96), (96, 64), (64, 64)]),
+        ("bench", [(67, 82), (60, 53), (12, 80)]),
+        ("other", [(48, 48)]),
+    ):
+        (root / folder / "sub").mkdir(parents=True)
+        for index, size in enumerate(sizes):
+            place = root / folder / ("sub" if index else "") / f"{index}.png"
+            Image.fromarray(photo(len(folder) * 10 + index, *size)).save(place)
+    for seed, name in enumerate(("one", "two")):
+        save_expert(root / f"{name}.safetensors", seed)
+    network = {"architecture": "Compact", "args": SMALL}
+    train = {"crop": 8, "steps": 10}
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "datasets": {"photos": {"source": {"kind": "folder", "path": str(root / "photos")}}},
+            "benchmarks": {
+                "bench": {"source": {"kind": "folder", "path": str(root / "bench")}},
+                "other": {"source": {"kind": "folder", "path": str(root / "other")}},
+            },
+            "silver": {"min_side": 32, "patch_size": 32, "stride": 32},
+            "experts": {
+                name: {"source": {"kind": "file", "path": str(root / f"{name}.safetensors")}}
+                for name in ("one", "two")
+            },
+            "models": {
+                "alone": {"kind": "plain", "network": network, "train": train},
+                "blend": {"kind": "gate", "width": 4, "depth": 1, "train": train},
+                "fast": {
+                    "kind": "student",
+                    "network": network,
+                    "teacher": "blend",
+                    "control": "alone",
+                    "train": train,
+                },
+            },
+            "evaluation": {"crops": 2, "crop_size": 16},
+            "compute": {"device": "cpu"},
+        }
+    )
+    graph = Graph(recipe, root / "out")
+    torch.manual_seed(5)
+    graph.put_model("alone", build_network("Compact", 4, SMALL), kind="plain")
+    graph.put_model(
+        "blend",
+        GateFusion(("one", "two"), 4, 4, 1),
+        kind="gate",
+        architecture="GateFusion",
+        args={"width": 4, "depth": 1},
+        experts=["one", "two"],
+    )
+    graph.put_model("fast", build_network("Compact", 4, SMALL), kind="student")
+    return graph
+
+
+def picture(output: Output, name: str) -> np.ndarray:
+    return np.array(Image.open(io.BytesIO(output.read_bytes(name))))
+
+
+def test_bicubic_row_is_the_convention(graph: Graph) -> None:
+    output = graph.make("evaluation/baselines", "bench")
+    results = output.read_json("bicubic/results.json")
+    hr = photo(50, 67, 82)[:64, :80]
+    lr = downscale_uint8(hr, 4)
+    unit = torch.from_numpy(lr.transpose(2, 0, 1)[None] / 255.0)
+    sr = to_uint8(upscale(unit, 4)[0])
+    (first,) = [i for i in results["images"] if i["name"] == "0.png"]
+    assert (first["width"], first["height"]) == (80, 64)
+    assert first["psnr_y"] == psnr_y(sr, hr, 4)
+    assert first["ssim_y"] == ssim_y(sr, hr, 4)
+    assert np.array_equal(picture(output, "bicubic/sr/0.png"), sr)
+    assert np.array_equal(picture(output, "hr/0.png"), hr)
+    assert np.array_equal(picture(output, "lr/0.png"), lr)
+
+
+def test_an_image_too_small_for_ssim_is_left_out(graph: Graph) -> None:
+    results = graph.make("evaluation/baselines", "bench").read_json("bicubic/results.json")
+    assert [i["name"] for i in results["images"]] == ["0.png", "sub/1.png"]
+
+
+def test_expert_keeps_its_unrounded_picture(graph: Graph) -> None:
+    output = graph.make("expert/one/evaluation", "bench")
+    results = output.read_json("results.json")
+    assert results["kind"] == "expert"
+    assert results["parameters"] == sum(
+        p.numel() for p in build_network("Compact", 4, SMALL).parameters()
+    )
+    sr = read_image(output, "0001")
+    rounded = picture(output, "sr/sub/1.png").transpose(2, 0, 1)
+    assert np.abs(np.clip(sr, 0, 1) * 255 - rounded).max() <= 0.5 + 255 / 2040
+    assert output.metadata["psnr_y"] == results["mean"]["psnr_y"]
+    assert "| sub/1.png | 52×60 |" in output.metadata["table"]["md"]
+
+
+def test_a_fresh_gate_is_the_mean(graph: Graph) -> None:
+    """The fusion reads the very pictures of its experts: at initialisation it is their mean."""
+    fusion = graph.make("model/blend/evaluation", "bench")
+    baselines = graph.make("evaluation/baselines", "bench")
+    for name in ("0.png", "sub/1.png"):
+        assert np.array_equal(picture(fusion, f"sr/{name}"), picture(baselines, f"mean/sr/{name}"))
+    assert fusion.read_json("results.json")["kind"] == "fusion"
+    one, two = (
+        torch.from_numpy(read_image(graph.make(f"expert/{e}/evaluation", "bench"), "0000"))
+        for e in ("one", "two")
+    )
+    mean = to_uint8(expert_mean({"one": one, "two": two}, ("one", "two")))
+    assert np.array_equal(picture(baselines, "mean/sr/0.png"), mean)
+
+
+def test_tiles_do_not_change_a_fusion(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sr_assets.evaluation import models
+
+    whole = picture(graph.make("model/blend/evaluation", "bench"), "sr/0.png")
+    monkeypatch.setattr(models, "_TILE", 9)
+    monkeypatch.setattr(models, "_HALO", 2)
+    context = graph.context(Ref("model/blend/evaluation", "bench"), "tiled")
+    models.evaluate_model(context, "blend")
+    tiled = picture(context.output.commit({"metadata": {}}), "sr/0.png")
+    assert np.abs(tiled.astype(int) - whole).max() <= 1  # one rounding, at most
+
+
+def test_a_killed_evaluation_goes_on(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a kill, finished images are not run again and the result has the same digest."""
+    whole = graph.make("expert/two/evaluation", "bench")
+    ref = Ref("expert/two/evaluation", "bench")
+    ran: list[str] = []
+    real = expert_evaluation.write_image
+
+    def dying(folder: OutputFolder, name: str, sr: np.ndarray) -> None:
+        if len(ran) == 1:
+            raise KeyboardInterrupt
+        ran.append(name)
+        real(folder, name, sr)
+
+    monkeypatch.setattr(expert_evaluation, "write_image", dying)
+    with pytest.raises(KeyboardInterrupt):
+        expert_evaluation.evaluate_expert(graph.context(ref, "killed"), "two")
+
+    def living(folder: OutputFolder, name: str, sr: np.ndarray) -> None:
+        ran.append(name)
+        real(folder, name, sr)
+
+    monkeypatch.setattr(expert_evaluation, "write_image", living)
+    context = graph.context(ref, "killed")
+    expert_evaluation.evaluate_expert(context, "two")
+    assert ran == ["0000", "0001"]
+    assert context.output.data_version() == whole.data_version
+
+
+def test_mix_is_the_best_convex_one(graph: Graph) -> None:
+    output = graph.make("evaluation/baselines", "bench")
+    weights = output.read_json("convex.json")
+    assert set(weights) == {"one", "two"}
+    assert sum(weights.values()) == pytest.approx(1, abs=1e-5)
+    assert min(weights.values()) >= 0
+    assert output.metadata["convex_weights"] == weights
+    assert "one " in output.read_json("convex/results.json")["note"]
+
+
+def test_leaderboard_has_every_row_and_the_checks(graph: Graph) -> None:
+    output = graph.make("evaluation/leaderboard")
+    board = output.read_json("leaderboard.json")
+    rows = {row["name"]: row for row in board["rows"]}
+    assert list(rows) == ["bicubic", "one", "two", "mean", "convex", "alone", "blend", "fast"]
+    assert [r["kind"] for r in rows.values()] == [
+        "bicubic", "expert", "expert", "mean", "convex", "plain", "fusion", "student",
+    ]  # fmt: skip
+    own = rows["blend"]["parameters"]
+    experts_size = rows["one"]["parameters"] + rows["two"]["parameters"]
+    assert rows["blend"]["total_parameters"] == own + experts_size
+    assert rows["mean"]["total_parameters"] == experts_size
+    for name, row in rows.items():
+        assert set(row["benchmarks"]) == {"bench", "other"}
+        values = [score["psnr_y"] for score in row["benchmarks"].values()]
+        assert output.metadata[f"psnr_y_{name}"] == pytest.approx(sum(values) / 2)
+    checks = {c["name"]: {o["name"]: o for o in c["outcomes"]} for c in board["checks"]}
+    assert set(checks) == {"alone", "blend", "fast"}
+    assert set(checks["blend"]) == {"beats_bicubic", "colour_offset", "beats_best_expert"}
+    gain = (
+        rows["fast"]["benchmarks"]["bench"]["psnr_y"]
+        - rows["bicubic"]["benchmarks"]["bench"]["psnr_y"]
+    )
+    assert checks["fast"]["beats_bicubic"]["numbers"]["gain_bench"] == pytest.approx(gain)
+    assert output.metadata["report"]["path"].endswith("report.html")
+
+
+def test_leaderboard_is_the_same_bytes_again(graph: Graph) -> None:
+    first = graph.make("evaluation/leaderboard")
+    context = graph.context(Ref("evaluation/leaderboard"), "again")
+    graph.stages["evaluation/leaderboard"].run(context)
+    assert context.output.data_version() == first.data_version
+
+
+def test_inputs_and_slices(graph: Graph) -> None:
+    stage = graph.stages["model/blend/evaluation"]
+    assert set(stage.inputs("bench")) == {
+        Ref("bronze/images", "bench"),
+        Ref("model/blend/checkpoint"),
+        Ref("expert/one/evaluation", "bench"),
+        Ref("expert/two/evaluation", "bench"),
+    }
+    longer = graph.recipe.model_dump(mode="json")
+    longer["models"]["fast"]["train"]["steps"] = 99
+    changed = {s.key: s.settings for s in evaluation.stages(Recipe.model_validate(longer))}
+    before = {s.key: s.settings for s in evaluation.stages(graph.recipe)}
+    assert [k for k in before if before[k] != changed[k]] == ["evaluation/leaderboard"]
+
+
+def test_without_benchmarks_there_is_no_stage(graph: Graph) -> None:
+    bare = graph.recipe.model_copy(update={"benchmarks": {}})
+    assert evaluation.stages(bare) == []
+
+
+def test_a_row_may_not_be_called_like_a_control(graph: Graph) -> None:
+    named = graph.recipe.model_copy(update={"models": {"mean": graph.recipe.models["alone"]}})
+    with pytest.raises(StageError, match=r"models\.mean: .* rename"):
+        evaluation.stages(named)
+
+
+def test_without_experts_only_bicubic_is_a_control(graph: Graph, tmp_path: Path) -> None:
+    plain = graph.recipe.model_copy(
+        update={"experts": {}, "models": {"alone": graph.recipe.models["alone"]}}
+    )
+    small = Graph(plain, tmp_path)
+    small.put_model("alone", build_network("Compact", 4, SMALL), kind="plain")
+    board = small.make("evaluation/leaderboard").read_json("leaderboard.json")
+    assert [row["name"] for row in board["rows"]] == ["bicubic", "alone"]
+
+
+def test_identical_images_are_null_and_left_out_of_the_mean() -> None:
+    images = (
+        ImageScore("a", 9, 9, None, 1.0, (0.0, 0.0, 0.0), "sr/a.png"),
+        ImageScore("b", 9, 9, 30.0, 0.5, (1.0, -2.0, 0.0), "sr/b.png"),
+    )
+    written = json.loads(json.dumps(Results("x", "plain", images, 5).to_json(), allow_nan=False))
+    assert written["mean"] == {"psnr_y": 30.0, "ssim_y": 0.75, "colour_offset": [0.5, -1.0, 0.0]}
+    assert "1 of 2 images equal HR" in written["note"]
+    assert results_from_json(written).images == images
+    alone = Results("x", "plain", images[:1], 5)
+    assert alone.mean["psnr_y"] is None
+    assert "psnr_y" not in alone.metadata()
+
+
+def test_pictures_of_clashing_names_stay_apart() -> None:
+    names = picture_names(["a.png", "a.jpg", "sub/a.png", "B.png", "b.PNG"])
+    assert names["sub/a.png"] == "sub/a.png"
+    assert len({n.casefold() for n in list(names.values())[:3]}) == 3
+    assert names["B.png"] != names["b.PNG"]
+
+
+def test_crops_are_where_pictures_differ_and_do_not_overlap() -> None:
+    base = np.full((60, 80, 3), 100, np.uint8)
+    other = base.copy()
+    other[8:16, 40:48] = 200
+    other[40:44, 0:4] = 150
+    crops = choose_crops([base, other], size=17, count=5, step=4)
+    assert [side for *_, side in crops] == [16, 16]
+    (x, y, side), (x2, y2, _) = crops
+    assert x <= 40 and x + side >= 48 and y <= 8 and y + side >= 16
+    assert x2 <= 0 and y2 <= 40 and y2 + side >= 44
+    assert choose_crops([base, base], 16, 3, 4) == []
+    assert choose_crops([base[:8, :8], other[10:18, 42:50]], 96, 1, 4) == [(0, 0, 8)]
+
+
+def test_convex_weights_against_brute_force() -> None:
+    random = np.random.default_rng(1)
+    target = random.normal(size=(3, 40))
+    noise = random.normal(size=(3, 3, 40)) * np.array([0.3, 0.5, 3.0])[:, None, None]
+    samples = [(target[i] + noise[:, i], target[i]) for i in range(3)]
+    weights = convex_weights(error_products(samples))
+
+    def error(w: np.ndarray) -> float:
+        mixed = [np.tensordot(w, pictures, 1) - wanted for pictures, wanted in samples]
+        return float(np.mean(np.square(mixed)))
+
+    grid = np.linspace(0, 1, 101)
+    best = min(error(np.array([a, b, 1 - a - b])) for a in grid for b in grid if a + b <= 1)
+    assert weights.sum() == pytest.approx(1)
+    assert weights.min() >= 0
+    assert error(weights) <= best
+    assert convex_weights(np.zeros((2, 2))).tolist() == [0.5, 0.5]
+    with pytest.raises(ValueError, match="no sample"):
+        error_products([])

@@ -1,0 +1,197 @@
+"""The stale plan and the build, on a small graph with a real Dagster instance."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from upath import UPath
+
+from sr_assets.definitions import build_defs
+from sr_assets.graph import Graph
+from sr_assets.lineage.build import BuildResult, build, to_do
+from sr_assets.lineage.plan import survey
+from sr_assets.lineage.records import current_output
+from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.recipe.models import Recipe
+
+
+class World:
+    """Text files stand for images: raw[d] reads a file, upper[d] its capitals, total reads both."""
+
+    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
+        self.folder, self.instance = folder, instance
+        self.texts = {"a": "one", "b": "two"}
+        self.settings: dict[str, Any] = {"upper.mark": "!"}
+        self.broken: set[Ref] = set()
+        self.ran: list[str] = []
+
+    def graph(self) -> Graph:
+        source = {"kind": "builtin", "images": ["x.png"]}
+        recipe = Recipe.model_validate(
+            {"name": "world", "root": str(self.folder), "datasets": {d: {"source": source} for d in self.texts}}
+        )
+        module = ("sr_assets.lineage.stage",)  # steering: an empty code slice
+        stages = [
+            Stage("raw/text", "", "g", self.raw, module, partitions="dataset", outside=lambda p: {p: self.texts[p]}),
+            Stage(
+                "upper/text", "", "g", self.upper, module, partitions="dataset",
+                inputs=lambda p: [Ref("raw/text", p)], settings=self.settings,
+            ),
+            Stage(
+                "total/text", "", "g", self.total, module,
+                inputs=lambda p: [Ref("upper/text", d) for d in self.texts], pool="gpu",
+                checks={"long": "is long enough"},
+            ),
+        ]  # fmt: skip
+        return Graph(recipe, UPath(self.folder), {s.key: s for s in stages})
+
+    def start(self, context: StageContext) -> None:
+        self.ran.append(str(context.ref))
+        if context.ref in self.broken:
+            raise StageError("field x is wrong: mend it")
+
+    def raw(self, context: StageContext) -> dict[str, Any]:
+        self.start(context)
+        context.output.write_bytes("text", self.texts[context.partition].strip().encode())
+        return {"letters": len(self.texts[context.partition])}
+
+    def upper(self, context: StageContext) -> dict[str, Any]:
+        self.start(context)
+        text = context.input("raw/text", context.partition).read_bytes("text")
+        mark = self.settings["upper.mark"].encode()
+        context.output.write_bytes("text", text.upper() + mark)
+        return {}
+
+    def total(self, context: StageContext) -> dict[str, Any]:
+        self.start(context)
+        with context.progress("adding", len(context.inputs)) as advance:
+            parts = [output.read_bytes("text") for output in context.inputs.values()]
+            advance(len(parts))
+        context.observe({"parts": len(parts)})
+        context.output.write_bytes("text", b" ".join(sorted(parts)))
+        check = {"name": "long", "passed": True, "reason": "it is", "numbers": {"n": 3}}
+        return {"table": {"md": "|a|\n|-|"}, "checks": [check]}
+
+    def make(self, selection: list[str] | None = None) -> BuildResult:
+        self.ran.clear()
+        graph = self.graph()
+        job = build_defs(graph).resolve_implicit_global_asset_job_def()
+        chosen = graph.select(selection) if selection else set(graph.refs())
+        return build(graph, job, self.instance, chosen, lambda line: None)
+
+    def states(self) -> dict[str, tuple[str, str]]:
+        return {str(r): (s.state, s.why) for r, s in survey(self.graph(), self.instance).items()}
+
+    def behind(self) -> set[str]:
+        return {name for name, (state, _) in self.states().items() if state != "fresh"}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    with dg.DagsterInstance.local_temp(
+        str(tmp_path / "home"), overrides={"concurrency": {"pools": {"default_limit": 1}}}
+    ) as instance:
+        (tmp_path / "root").mkdir()
+        yield World(tmp_path / "root", instance)
+
+
+def test_everything_is_missing_then_made_then_fresh(world: World) -> None:
+    assert {state for state, _ in world.states().values()} == {"missing"}
+    result = world.make()
+    assert len(result.made) == 5 and not result.failed
+    assert set(world.ran) == set(world.states())
+    assert not world.behind()
+    assert world.make().made == [] and world.ran == []
+
+
+def test_a_change_outside_reruns_that_partition_and_stops_where_content_is_equal(world: World) -> None:
+    world.make()
+    world.texts["a"] = "one  "  # another fingerprint, the same content once stripped
+    states = world.states()
+    assert states["raw/text[a]"] == ("stale", "a changed")
+    assert states["upper/text[a]"] == ("stale", "raw/text[a] is stale")
+    assert world.behind() == {"raw/text[a]", "upper/text[a]", "total/text"}
+    world.make()
+    assert world.ran == ["raw/text[a]"]
+    assert not world.behind()
+    world.texts["a"] = "three"
+    world.make()
+    assert world.ran == ["raw/text[a]", "upper/text[a]", "total/text"]
+
+
+def test_a_changed_setting_is_named_and_reverting_it_is_free(world: World) -> None:
+    world.make()
+    world.settings = {"upper.mark": "?"}
+    assert world.states()["upper/text[a]"] == ("stale", "recipe upper.mark ! -> ?")
+    world.make()
+    assert set(world.ran) == {"upper/text[a]", "upper/text[b]", "total/text"}
+    world.settings = {"upper.mark": "!"}
+    assert world.behind()
+    result = world.make()
+    assert world.ran == [] and len(result.made) == 3
+    assert not world.behind()
+
+
+def test_a_failure_holds_back_only_what_needs_it(world: World) -> None:
+    world.broken = {Ref("upper/text", "a")}
+    result = world.make()
+    assert result.failed == {Ref("upper/text", "a"): "field x is wrong: mend it"}
+    assert result.held_back == [Ref("total/text")]
+    assert "upper/text[b]" in world.ran
+    world.broken = set()
+    world.make()
+    assert world.ran == ["upper/text[a]", "total/text"]
+
+
+def test_a_deleted_output_is_missing_and_made_again(world: World) -> None:
+    import shutil
+
+    world.make()
+    output = current_output(world.instance, world.graph(), Ref("upper/text", "b"))
+    assert output is not None
+    shutil.rmtree(str(output.path))
+    assert world.states()["upper/text[b]"][0] == "missing"
+    world.make()
+    assert world.ran == ["upper/text[b]"]
+
+
+def test_selection_takes_what_it_is_made_from(world: World) -> None:
+    world.make(["upper/text[b]"])
+    assert world.ran == ["raw/text[b]", "upper/text[b]"]
+    with pytest.raises(StageError, match="names no asset"):
+        world.make(["lower/text"])
+
+
+def test_dagster_sees_versions_metadata_checks_and_observations(world: World) -> None:
+    world.make()
+    key = dg.AssetKey(["total", "text"])
+    event = world.instance.get_latest_materialization_event(key)
+    assert event is not None and event.asset_materialization is not None
+    output = current_output(world.instance, world.graph(), Ref("total/text"))
+    assert output is not None
+    tags = event.asset_materialization.tags or {}
+    assert tags["dagster/data_version"] == output.data_version
+    assert isinstance(event.asset_materialization.metadata["table"], dg.MarkdownMetadataValue)
+    check = dg.AssetCheckKey(key, "long")
+    record = world.instance.event_log_storage.get_latest_asset_check_execution_by_key([check])[check]
+    assert record.status.value == "SUCCEEDED"
+    seen = world.instance.fetch_observations(key, limit=5).records
+    assert [r.asset_observation.metadata["parts"].value for r in seen if r.asset_observation] == [2]
+
+
+def test_status_agrees_with_dagsters_own_staleness(world: World) -> None:
+    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
+
+    world.make()
+    graph = world.graph()
+    resolver = CachingStaleStatusResolver(
+        world.instance, build_defs(graph).resolve_asset_graph(), None  # type: ignore[arg-type]
+    )
+    assert resolver.get_status(dg.AssetKey(["total", "text"])) is StaleStatus.FRESH
+
+
+def test_to_do_keeps_inputs_first(world: World) -> None:
+    todo = to_do(survey(world.graph(), world.instance), set(world.graph().refs()))
+    assert [s.ref.asset for s in todo] == ["raw/text"] * 2 + ["upper/text"] * 2 + ["total/text"]

@@ -1,0 +1,320 @@
+"""Tiny models trained end to end as stages: files, metadata, resume, caches for students."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from upath import UPath
+
+from sr_assets.assets import model_cache, models
+from sr_assets.assets.trained import load_model
+from sr_assets.lineage.code_version import module_digests
+from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.recipe.models import Recipe
+from sr_assets.storage import Output, OutputFolder
+from sr_assets.stores import expert_cache
+from sr_assets.stores.expert_cache import CacheReader, CacheWriter
+from sr_assets.stores.pairs import PairReader, PairWriter
+from sr_assets.stores.patches import PatchPositions, PatchWriter
+from sr_models.degradations.bicubic import downscale_uint8
+from sr_models.fusion.gate import expert_mean
+
+SCALE, SIDE, IMAGES, PER_IMAGE = 2, 32, 3, 4
+EXPERTS = ("hat", "edsr")
+TRAIN = {
+    "steps": 6, "batch": 2, "crop": 8, "warmup": 1, "learning_rate": 1e-3, "ema": 0.5,
+    "validate_every": 3, "checkpoint_every": 2, "log_every": 1,
+}  # fmt: skip
+COMPACT = {"architecture": "Compact", "args": {"num_feat": 8, "num_conv": 1}}
+
+
+def make_recipe(**changes: Any) -> Recipe:
+    recipe: dict[str, Any] = {
+        "name": "tiny",
+        "scale": SCALE,
+        "compute": {"device": "cpu"},
+        "datasets": {"photos": {"source": {"kind": "folder", "path": "."}}},
+        "experts": {name: {"source": {"kind": "file", "path": "x"}} for name in EXPERTS},
+        "models": {
+            "plain": {"kind": "plain", "network": COMPACT, "train": TRAIN},
+            "fusion": {"kind": "gate", "width": 8, "depth": 1, "train": TRAIN},
+            "student": {
+                "kind": "student",
+                "network": COMPACT,
+                "teacher": "fusion",
+                "teacher_weight": 0.25,
+                "control": "plain",
+                "train": TRAIN,
+            },
+        },
+    }
+    return Recipe.model_validate({**recipe, **changes})
+
+
+class Outputs:
+    """The outputs of one small graph, and stages run on them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.made: dict[Ref, Output] = {}
+
+    def folder(self, ref: Ref, name: str) -> OutputFolder:
+        return OutputFolder(UPath(self.root) / ref.asset / (ref.partition or "") / name)
+
+    def commit(
+        self, ref: Ref, folder: OutputFolder, metadata: Mapping[str, Any] | None = None
+    ) -> Output:
+        self.made[ref] = folder.commit({"metadata": dict(metadata or {})})
+        return self.made[ref]
+
+    def run(
+        self,
+        stage: Stage,
+        recipe: Recipe,
+        name: str = "address",
+        partition: str | None = None,
+        advanced: Callable[[int], None] = lambda n: None,
+        observed: list[dict[str, Any]] | None = None,
+    ) -> Output:
+        ref = Ref(stage.key, partition)
+
+        @contextmanager
+        def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+            yield advanced
+
+        folder = self.folder(ref, name)
+        context = StageContext(
+            recipe=recipe,
+            ref=ref,
+            output=folder,
+            inputs={parent: self.made[parent] for parent in stage.inputs(partition)},
+            log=lambda text: None,
+            observe=lambda points: None if observed is None else observed.append(dict(points)),
+            bar=bar,
+        )
+        return self.commit(ref, folder, stage.run(context))
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
+    """Patches, pairs and the caches of two experts that are HR with noise of their own."""
+    outputs = Outputs(tmp_path_factory.mktemp("root"))
+    draw = np.random.default_rng(0)
+    count = IMAGES * PER_IMAGE
+    y, x = np.mgrid[0:SIDE, 0:SIDE]
+    waves = [np.sin(x * a / 9 + y * b / 9) for a, b in draw.uniform(-3, 3, (count * 3, 2))]
+    hr = np.stack(waves).reshape(count, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+    hr = np.rint(127.5 + 100 * hr).astype(np.uint8)
+    image = np.repeat(np.arange(IMAGES, dtype=np.int32), PER_IMAGE)
+    positions = PatchPositions(
+        image=image,
+        y=np.tile(np.arange(PER_IMAGE, dtype=np.int32) // 2 * SIDE, IMAGES),
+        x=np.tile(np.arange(PER_IMAGE, dtype=np.int32) % 2 * SIDE, IMAGES),
+        split=(image == 0).astype(np.uint8),
+    )
+    ref = Ref("silver/patches", "photos")
+    folder = outputs.folder(ref, "address")
+    patches = PatchWriter(folder, positions, SIDE, [f"{i}.png" for i in range(IMAGES)], {})
+    patches.write(0, hr)
+    outputs.commit(ref, folder)
+
+    ref = Ref("gold/pairs", "photos")
+    folder = outputs.folder(ref, "address")
+    pairs = PairWriter(folder, count, 1, SIDE // SCALE, {})
+    pairs.write(0, np.stack([downscale_uint8(one, SCALE) for one in hr])[:, None])
+    outputs.commit(ref, folder)
+
+    for name in EXPERTS:
+        ref = Ref(f"expert/{name}/cache", "photos")
+        folder = outputs.folder(ref, "address")
+        cache = CacheWriter(folder, count, 1, SIDE, None, {})
+        sr = hr.transpose(0, 3, 1, 2).astype(np.float32) / 255
+        cache.write(0, (sr + draw.normal(0, 0.03, sr.shape).astype(np.float32))[:, None])
+        outputs.commit(ref, folder)
+    return outputs
+
+
+def stage_of(recipe: Recipe, key: str) -> Stage:
+    return next(stage for stage in models.stages(recipe) if stage.key == key)
+
+
+def test_plain_gate_cache_and_student_end_to_end(outputs: Outputs) -> None:
+    recipe = make_recipe()
+    points: list[dict[str, Any]] = []
+    plain = outputs.run(stage_of(recipe, "model/plain/checkpoint"), recipe, observed=points)
+    assert plain.metadata["steps"] == 6 and plain.metadata["step"] in (3, 6)
+    assert plain.metadata["psnr_y_bicubic"] > 20
+    assert points[-1]["step"] == 6 and points[-1]["train/psnr_y"] > 0
+    assert {"train/loss", "train/hr/l1", "train/learning_rate"} <= points[0].keys()
+    assert any(name.startswith("tensorboard/") for name in plain.marker["files"])
+
+    gate = outputs.run(stage_of(recipe, "model/fusion/checkpoint"), recipe)
+    described = gate.read_json("model.json")
+    assert described["experts"] == list(EXPERTS) and described["kind"] == "gate"
+    for rival in EXPERTS:
+        assert gate.metadata["psnr_y_mean"] > gate.metadata[f"psnr_y_{rival}"] + 1
+    assert gate.metadata["psnr_y"] > gate.metadata["psnr_y_hat"]
+
+    outputs.run(stage_of(recipe, "model/fusion/cache"), recipe, partition="photos")
+    student = outputs.run(stage_of(recipe, "model/student/checkpoint"), recipe)
+    assert student.read_json("model.json")["teacher"] == "fusion"
+    assert student.metadata["psnr_y_fusion"] == pytest.approx(gate.metadata["psnr_y"], abs=0.01)
+    assert student.data_version != plain.data_version  # the teacher took part
+
+
+def test_a_loaded_model_is_what_was_validated(outputs: Outputs) -> None:
+    recipe = make_recipe()
+    loaded = load_model(outputs.run(stage_of(recipe, "model/fusion/checkpoint"), recipe, "loaded"))
+    assert (loaded.kind, loaded.scale, loaded.experts) == ("gate", SCALE, EXPERTS)
+    lr, sr = torch.rand(1, 3, 5, 7), {name: torch.rand(1, 3, 10, 14) for name in EXPERTS}
+    fused = loaded.upscale(lr, {"other": sr["hat"], **sr})
+    assert fused.shape == (1, 3, 10, 14) and not fused.requires_grad
+    assert not torch.equal(fused, expert_mean(sr, EXPERTS))
+    with pytest.raises(ValueError, match=r"missing \['edsr'\]"):
+        loaded.upscale(lr, {"hat": sr["hat"]})
+
+
+def test_a_checkpoint_that_does_not_fit_is_an_error(outputs: Outputs, tmp_path: Path) -> None:
+    recipe = make_recipe()
+    whole = outputs.run(stage_of(recipe, "model/plain/checkpoint"), recipe, "fits")
+    folder = OutputFolder(UPath(tmp_path) / "other")
+    described = {**whole.read_json("model.json"), "args": {"num_feat": 8, "num_conv": 2}}
+    folder.write_json("model.json", described)
+    folder.write_bytes("model.safetensors", whole.read_bytes("model.safetensors"))
+    with pytest.raises(StageError, match=r"does not fit Compact .*body"):
+        load_model(folder.commit({"metadata": {}}))
+
+
+class KilledError(Exception):
+    """Stands in for a kill: nothing after it runs."""
+
+
+def killed_after(steps: int, seen: list[int]) -> Callable[[int], None]:
+    def advance(n: int) -> None:
+        seen.append(n)
+        if sum(seen) >= steps:
+            raise KilledError
+
+    return advance
+
+
+@pytest.mark.parametrize("name", ["plain", "fusion"])
+def test_a_killed_training_ends_with_the_same_bytes(outputs: Outputs, name: str) -> None:
+    recipe = make_recipe()
+    stage = stage_of(recipe, f"model/{name}/checkpoint")
+    undisturbed = outputs.run(stage, recipe, "undisturbed")
+    with pytest.raises(KilledError):
+        outputs.run(stage, recipe, "killed", advanced=killed_after(5, []))
+    seen: list[int] = []
+    resumed = outputs.run(stage, recipe, "killed", advanced=seen.append)
+    assert seen[0] == 4 and sum(seen) == 6  # it went on after the checkpoint of step 4
+    assert resumed.data_version == undisturbed.data_version
+    assert resumed.read_bytes("history.json") == undisturbed.read_bytes("history.json")
+
+
+def test_a_killed_cache_keeps_its_shards(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(expert_cache, "_SHARD_SAMPLES", 5)
+    recipe = make_recipe()
+    outputs.run(stage_of(recipe, "model/fusion/checkpoint"), recipe)
+    stage = stage_of(recipe, "model/fusion/cache")
+    undisturbed = outputs.run(stage, recipe, "undisturbed", "photos")
+    with pytest.raises(KilledError):
+        outputs.run(stage, recipe, "killed", "photos", advanced=killed_after(5, []))
+    upscaled: list[int] = []
+    original = model_cache._pictures
+
+    def counted(*args: Any) -> Iterator[np.ndarray]:
+        upscaled.append(len(args[-1]))
+        return original(*args)
+
+    monkeypatch.setattr(model_cache, "_pictures", counted)
+    resumed = outputs.run(stage, recipe, "killed", "photos")
+    assert upscaled == [5, 2]  # of 12 patches, the first five were there
+    assert resumed.data_version == undisturbed.data_version
+
+
+def test_a_cache_holds_what_the_model_makes(outputs: Outputs) -> None:
+    recipe = make_recipe()
+    checkpoint = outputs.run(stage_of(recipe, "model/fusion/checkpoint"), recipe)
+    cache = CacheReader(
+        outputs.run(stage_of(recipe, "model/fusion/cache"), recipe, partition="photos")
+    )
+    pairs = PairReader(outputs.made[Ref("gold/pairs", "photos")])
+    experts = {n: CacheReader(outputs.made[Ref(f"expert/{n}/cache", "photos")]) for n in EXPERTS}
+    lr = torch.from_numpy(pairs.lr(7, 0).transpose(2, 0, 1).astype(np.float32) / 255)[None]
+    sr = {n: torch.from_numpy(c.sr(7, 0))[None] for n, c in experts.items()}
+    made = load_model(checkpoint).upscale(lr, sr)[0].numpy()
+    assert np.abs(cache.sr(7, 0) - made).max() <= expert_cache.SR_STEP / 2 + 1e-6
+
+
+def test_only_what_decides_a_result_is_in_the_settings() -> None:
+    recipe = make_recipe()
+    before = stage_of(recipe, "model/student/checkpoint").settings
+    changed = json.loads(recipe.model_dump_json())
+    student = changed["models"]["student"]
+    student.update(licence="CC0-1.0", control=None)
+    student["train"].update(log_every=7, checkpoint_every=9, keep_last=3)
+    changed["compute"]["workers"] = 5
+    same = stage_of(Recipe.model_validate(changed), "model/student/checkpoint").settings
+    assert dict(same) == dict(before)
+    student["train"]["steps"] = 7
+    other = stage_of(Recipe.model_validate(changed), "model/student/checkpoint").settings
+    assert {k for k in other if other[k] != before.get(k)} == {"models.student.train.steps"}
+    json.dumps(dict(before))
+
+
+def test_inputs_and_caches_follow_the_recipe() -> None:
+    stages = {stage.key: stage for stage in models.stages(make_recipe())}
+    assert list(stages) == [
+        "model/plain/checkpoint",
+        "model/fusion/checkpoint",
+        "model/fusion/cache",
+        "model/student/checkpoint",
+    ]
+    gold = {Ref("silver/patches", "photos"), Ref("gold/pairs", "photos")}
+    caches = {Ref(f"expert/{name}/cache", "photos") for name in EXPERTS}
+    assert set(stages["model/plain/checkpoint"].inputs(None)) == gold
+    assert set(stages["model/fusion/checkpoint"].inputs(None)) == gold | caches
+    assert set(stages["model/student/checkpoint"].inputs(None)) == {
+        *gold,
+        Ref("model/fusion/cache", "photos"),
+    }
+    assert set(stages["model/fusion/cache"].inputs("photos")) == {
+        Ref("model/fusion/checkpoint"),
+        Ref("gold/pairs", "photos"),
+        *caches,
+    }
+
+
+def test_a_student_of_an_expert_reads_the_expert() -> None:
+    student = {"kind": "student", "network": COMPACT, "teacher": "hat", "train": TRAIN}
+    (stage,) = models.stages(make_recipe(models={"fast": student}))
+    assert Ref("expert/hat/cache", "photos") in set(stage.inputs(None))
+
+
+def test_a_change_of_the_gate_leaves_plain_networks_alone() -> None:
+    stages = {stage.key: stage for stage in models.stages(make_recipe())}
+    used = {key: set(module_digests(stage.modules)) for key, stage in stages.items()}
+    gate, networks, loop = "sr_models.fusion.gate", "sr_models.networks", "sr_models.training.loop"
+    assert gate not in used["model/plain/checkpoint"] | used["model/student/checkpoint"]
+    assert {gate, loop} <= used["model/fusion/checkpoint"]
+    assert {networks, loop} <= used["model/plain/checkpoint"]
+
+
+def test_mistakes_are_told_in_one_line(outputs: Outputs) -> None:
+    wrong = {"kind": "plain", "network": {"architecture": "Compat"}, "train": TRAIN}
+    recipe = make_recipe(models={"plain": wrong})
+    with pytest.raises(StageError, match=r"models\.plain\.network: architecture 'Compat'"):
+        outputs.run(models.stages(recipe)[0], recipe, "wrong")
+    train = {**TRAIN, "loss": {"l1": 0}}
+    wrong = {"kind": "plain", "network": COMPACT, "train": train}
+    recipe = make_recipe(models={"plain": wrong})
+    with pytest.raises(StageError, match=r"models\.plain: no loss term has a weight"):
+        outputs.run(models.stages(recipe)[0], recipe, "lossless")

@@ -1,0 +1,127 @@
+"""Recipes: defaults, strictness, messages with line numbers, the shipped ones, the schema."""
+
+import json
+import string
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from sr_assets.lineage.slices import slice_of
+from sr_assets.recipe import reference
+from sr_assets.recipe.loading import RecipeError, load_recipe, shipped_recipes
+from sr_assets.recipe.models import Recipe, Train
+
+MINIMAL = """\
+name: mine
+datasets:
+  photos:
+    source: {kind: folder, path: pictures}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "recipe.yaml"
+    file.write_text(text)
+    return file
+
+
+def error_of(folder: Path, text: str) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(write(folder, text))
+    return str(caught.value)
+
+
+def test_minimal_recipe_has_the_documented_defaults(tmp_path: Path) -> None:
+    recipe = load_recipe(write(tmp_path, MINIMAL))
+    assert (recipe.scale, recipe.silver.min_side) == (4, 1024)
+    assert (recipe.silver.patch_size, recipe.silver.stride) == (256, 256)
+    source = recipe.datasets["photos"].source
+    assert source.kind == "folder" and source.path == str(tmp_path / "pictures")
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_shipped_recipes_load(name: str) -> None:
+    assert load_recipe(name).name == name
+
+
+def test_unknown_field_names_it_the_nearest_and_the_line(tmp_path: Path) -> None:
+    message = error_of(tmp_path, MINIMAL + "silver:\n  min_side: 64\n  patchsize: 64\n")
+    assert "recipe.yaml:7: unknown field silver.patchsize: did you mean `patch_size`?" in message
+
+
+def test_unknown_field_deep_in_a_model(tmp_path: Path) -> None:
+    text = MINIMAL + (
+        "models:\n  m:\n    kind: plain\n    network: {architecture: SPAN}\n"
+        "    train:\n      stepps: 5\n"
+    )
+    message = error_of(tmp_path, text)
+    assert ":10: unknown field models.m.train.stepps: did you mean `steps`?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [", "no valid YAML"),
+        ("just words", "a recipe is a mapping"),
+        (MINIMAL + "scale: 5\n", ":5: scale: input should be 2, 3, 4 or 8, not 5"),
+        (MINIMAL + "scale: 4\nscale: 2\n", ":6: scale stands twice"),
+        ("name: mine\n", "datasets: field required"),
+        (MINIMAL + "silver: {patch_size: 66}\n", "no multiple of scale 4"),
+        (MINIMAL + "models: {m: {kind: gate}}\n", "needs at least one expert"),
+        (MINIMAL + "models: {m: {kind: gaet}}\n", "models.m"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
+    assert words in error_of(tmp_path, text)
+
+
+def test_names_that_point_nowhere_are_listed_together(tmp_path: Path) -> None:
+    text = MINIMAL + (
+        "models:\n  s:\n    kind: student\n    network: {architecture: SPAN}\n    teacher: nobody\n"
+        "    datasets: [elsewhere]\n"
+    )
+    message = error_of(tmp_path, text)
+    assert "models.s.teacher: 'nobody'" in message and "models.s.datasets: 'elsewhere'" in message
+
+
+def test_missing_file_lists_the_shipped_recipes(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="championship"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(field=st.text(string.ascii_lowercase, min_size=1, max_size=12), depth=st.sampled_from(["", "gold", "compute"]))
+def test_any_unknown_field_is_an_error_with_its_line(tmp_path: Path, field: str, depth: str) -> None:
+    section = Recipe if not depth else Recipe.model_fields[depth].annotation
+    if field in section.model_fields:
+        return
+    quoted = json.dumps(field)  # `no`, `on` and their like are not text in YAML unless quoted
+    text = MINIMAL + (f"{quoted}: 1\n" if not depth else f"{depth}:\n  {quoted}: 1\n")
+    message = error_of(tmp_path, text)
+    assert f"unknown field {depth + '.' if depth else ''}{field}" in message
+    assert f":{5 if not depth else 6}:" in message
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=8))
+def test_any_yaml_loads_or_is_a_recipe_error(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    folder = tmp_path_factory.mktemp("any")
+    with pytest.raises(RecipeError):
+        load_recipe(write(folder, yaml.safe_dump(value)))
+
+
+def test_slice_leaves_out_what_cannot_change_a_result() -> None:
+    flat = slice_of(Train(), "train")
+    assert "train.steps" in flat and "train.loss.l1" in flat
+    assert not {"train.log_every", "train.checkpoint_every", "train.keep_last"} & flat.keys()
+
+
+def test_generated_pages_are_up_to_date(tmp_path: Path) -> None:
+    docs = Path(__file__).resolve().parents[2] / "docs"
+    reference.write(tmp_path)
+    for name in ("recipe.schema.json", "recipe.md"):
+        assert (docs / name).read_text() == (tmp_path / name).read_text(), (
+            f"docs/{name} is old: python -m sr_assets.recipe.reference docs"
+        )

@@ -1,0 +1,375 @@
+"""Export and release stages on tiny real networks and hand-made measurements."""
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from upath import UPath
+
+from sr_assets.assets import export, release
+from sr_assets.assets.export import onnx_name, weights_name
+from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.recipe.models import Recipe
+from sr_assets.releases import list_releases, pull
+from sr_assets.storage import Output, OutputFolder
+from sr_assets.stores.checkpoint import write_model
+from sr_models.fusion.gate import GateFusion
+from sr_models.networks import build_network
+
+NETWORK = {"architecture": "Compact", "args": {"num_feat": 8, "num_conv": 2}}
+TRAIN = {"steps": 10, "crop": 16}
+
+
+def recipe(**changes: Any) -> Recipe:
+    base: dict[str, Any] = {
+        "name": "tiny",
+        "scale": 2,
+        "datasets": {"photos": {"source": {"kind": "folder", "path": "x"}, "licence": "CC0"}},
+        "benchmarks": {"set": {"source": {"kind": "folder", "path": "y"}}},
+        "experts": {
+            n: {"source": {"kind": "file", "path": n}, "licence": "Apache-2.0"}
+            for n in ("one", "two")
+        },
+        "models": {
+            "fusion": {"kind": "gate", "width": 4, "depth": 1, "train": TRAIN},
+            "student": {
+                "kind": "student",
+                "network": NETWORK,
+                "teacher": "fusion",
+                "control": "alone",
+                "train": TRAIN,
+            },
+            "alone": {"kind": "plain", "network": NETWORK, "train": TRAIN},
+        },
+    }
+    return Recipe.model_validate({**base, **changes})
+
+
+class World:
+    """A root folder with outputs that other stages would have made."""
+
+    def __init__(self, root: Path, made_for: Recipe) -> None:
+        self.root, self.recipe = root, made_for
+        self.outputs: dict[Ref, Output] = {}
+        self.lines: list[str] = []
+
+    def put(self, ref: Ref, write: Callable[[OutputFolder], None], **marker: Any) -> Output:
+        parts = [ref.asset, *([ref.partition] if ref.partition else []), f"a{len(self.lines)}"]
+        folder = OutputFolder(UPath(self.root.joinpath(*parts)))
+        write(folder)
+        said = {"asset": ref.asset, "metadata": {}, "code_version": "code-1", "inputs": {}}
+        self.outputs[ref] = folder.commit({**said, **marker})
+        return self.outputs[ref]
+
+    def checkpoint(self, name: str, seed: int = 0, **marker: Any) -> None:
+        model = self.recipe.models[name]
+        torch.manual_seed(seed)
+        gate = model.kind == "gate"
+        experts = list(self.recipe.experts) if gate else []
+        network: torch.nn.Module
+        if gate:
+            args = {"width": 4, "depth": 1}
+            network = GateFusion(experts, 2, **args)
+            torch.nn.init.normal_(network.gate.weight)
+        else:
+            args = dict(model.network.args)  # type: ignore[union-attr]
+            network = build_network(model.network.architecture, 2, args)  # type: ignore[union-attr]
+        description = {
+            "name": name,
+            "kind": model.kind,
+            "architecture": "GateFusion" if gate else "Compact",
+            "args": args,
+            "scale": 2,
+            "experts": experts,
+            "datasets": ["photos"],
+            "parameters": sum(p.numel() for p in network.parameters()),
+        }
+        self.put(
+            Ref(f"model/{name}/checkpoint"),
+            lambda folder: write_model(folder, network.eval(), description),
+            inputs={"gold/pairs[photos]": "g1", "expert/one/cache[photos]": "e1"},
+            **marker,
+        )
+
+    def expert(self, name: str) -> None:
+        self.put(
+            Ref(f"expert/{name}/weights"),
+            lambda folder: folder.write_bytes("weights.safetensors", name.encode()) and None,
+            metadata={"sha256": f"digest-of-{name}"},
+        )
+
+    def scores(self, **psnr: float | None) -> None:
+        """One results file a row; `bicubic`, `mean` and `convex` go into the baselines."""
+
+        def results(value: float | None) -> dict[str, Any]:
+            return {"mean": {"psnr_y": value, "ssim_y": 0.9, "colour_offset": [0.1, 0, -0.1]}}
+
+        baselines = {"bicubic", "mean", "convex"}
+        for name, value in psnr.items():
+            if name not in baselines:
+                owner = "expert" if name in self.recipe.experts else "model"
+                self.put(
+                    Ref(f"{owner}/{name}/evaluation", "set"),
+                    lambda f, v=value: f.write_json("results.json", results(v)),  # type: ignore[misc]
+                )
+        self.put(
+            Ref("evaluation/baselines", "set"),
+            lambda folder: (
+                [folder.write_json(f"{row}/results.json", results(psnr[row])) for row in baselines]
+                and None
+            ),
+        )
+
+    def run(self, module: Any, key: str) -> tuple[Output, Mapping[str, Any]]:
+        stage: Stage = {s.key: s for s in module.stages(self.recipe)}[key]
+        self.lines.append("")
+        inputs = {ref: self.outputs[ref] for ref in stage.inputs(None)}
+        folder = OutputFolder(UPath(self.root / key / f"a{len(self.lines)}"))
+
+        @contextmanager
+        def bar(label: str, total: int, unit: str) -> Any:
+            yield lambda n: None
+
+        context = StageContext(
+            self.recipe, Ref(key), folder, inputs, self.lines.append, lambda points: None, bar
+        )
+        metadata = stage.run(context)
+        assert json.loads(json.dumps(metadata)) == metadata  # JSON values only
+        self.outputs[Ref(key)] = folder.commit({"metadata": metadata})
+        return self.outputs[Ref(key)], metadata
+
+
+GOOD = {
+    "bicubic": 28.0, "mean": 29.1, "convex": 29.2, "one": 29.0, "two": 28.9, "fusion": 29.5,
+    "alone": 28.6, "student": 28.8,
+}  # fmt: skip
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    made = World(tmp_path, recipe(export={"onnx": False}))
+    for name in made.recipe.experts:
+        made.expert(name)
+    for name in made.recipe.models:
+        made.checkpoint(name)
+    made.scores(**GOOD)
+    return made
+
+
+def released(world: World, name: str) -> tuple[dict[str, Any], Output]:
+    world.run(export, f"model/{name}/export")
+    output, _ = world.run(release, f"model/{name}/release")
+    return output.read_json("release.json"), output
+
+
+def test_export_writes_checked_files(world: World) -> None:
+    world.recipe = recipe()
+    output, metadata = world.run(export, "model/student/export")
+    report = output.read_json("export.json")
+    assert set(report["files"]) == {"student_x2.safetensors", "student_x2_fp32.onnx"}
+    assert report["spandrel"]["architecture"] == "Compact"
+    assert report["spandrel"]["max_difference"] == 0.0
+    assert report["onnx"]["max_difference"] < 1e-5 and len(report["onnx"]["checks"]) == 3
+    for name, entry in report["files"].items():
+        assert output.marker["files"][name]["sha256"] == entry["sha256"]
+    with safe_open(str(output.path / weights_name("student", 2)), "pt") as file:
+        told = file.metadata()
+    assert told["architecture"] == "Compact" and told["scale"] == "2" and told["licence"] == "MIT"
+    assert json.loads(told["data"]) == {"gold/pairs[photos]": "g1"}
+    assert json.loads(told["caches"]) == {"expert/one/cache[photos]": "e1"}
+    assert told["code_version"] == "code-1"
+    assert metadata["spandrel_difference"] == 0.0
+
+
+def test_export_content_rests_on_tensors_not_on_the_code_that_made_them(world: World) -> None:
+    first, _ = world.run(export, "model/student/export")
+    world.checkpoint("student", code_version="code-2")
+    second, _ = world.run(export, "model/student/export")
+    file = weights_name("student", 2)
+    assert first.read_bytes(file) != second.read_bytes(file)  # it names the code
+    assert first.data_version == second.data_version
+    world.checkpoint("student", seed=1)
+    third, _ = world.run(export, "model/student/export")
+    assert third.data_version != first.data_version
+
+
+def test_export_twice_gives_the_same_bytes(world: World) -> None:
+    world.recipe = recipe()
+    outputs = [world.run(export, "model/alone/export")[0] for _ in range(2)]
+    for name in (weights_name("alone", 2), onnx_name("alone", 2), "description.json"):
+        assert outputs[0].read_bytes(name) == outputs[1].read_bytes(name)
+
+
+def test_export_of_a_gate_names_its_experts(world: World) -> None:
+    world.recipe = recipe()
+    output, _ = world.run(export, "model/fusion/export")
+    report = output.read_json("export.json")
+    assert report["spandrel"] is None
+    assert report["onnx"]["inputs"] == ["lr", "one", "two"]
+    with safe_open(str(output.path / weights_name("fusion", 2)), "pt") as file:
+        told = file.metadata()
+    assert json.loads(told["expert_weights"]) == {"one": "digest-of-one", "two": "digest-of-two"}
+
+
+def test_export_without_onnx_writes_none(world: World) -> None:
+    output, metadata = world.run(export, "model/student/export")
+    assert list(output.read_json("export.json")["files"]) == ["student_x2.safetensors"]
+    assert "onnx_difference" not in metadata
+
+
+def test_a_network_that_no_graph_holds_is_reported_and_not_released(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sr_models.export import onnx
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise onnx.OnnxExportError("Compact cannot be exported: reason")
+
+    world.recipe = recipe()
+    monkeypatch.setattr(onnx, "export_onnx", fail)
+    decision, output = released(world, "student")
+    assert not decision["released"]
+    assert decision["reasons"] == [
+        "complete: no ONNX file: Compact cannot be exported: reason; or set export.onnx to false"
+    ]
+    assert "no ONNX file" in output.read_bytes("model_card.md").decode()
+
+
+def test_weights_that_spandrel_reads_otherwise_stop_the_export(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import dataclasses
+
+    from sr_models.export import weights
+
+    check = weights.check_with_spandrel
+
+    def differ(path: Path, network: torch.nn.Module) -> Any:
+        return dataclasses.replace(check(path, network), max_difference=0.5)
+
+    monkeypatch.setattr(weights, "check_with_spandrel", differ)
+    with pytest.raises(StageError, match=r"differs from the trained network by 0\.5"):
+        world.run(export, "model/student/export")
+
+
+def test_a_good_model_becomes_a_version_that_can_be_pulled(world: World, tmp_path: Path) -> None:
+    decision, output = released(world, "student")
+    assert decision["released"] and decision["version"] == 1 and decision["reasons"] == []
+    (info,) = list_releases(tmp_path)
+    assert (info.name, info.psnr_y) == ("student@1", {"set": 28.8})
+    files = pull(tmp_path, "student", tmp_path / "got")
+    assert {f.name for f in files} == {"student_x2.safetensors", "model_card.md", "manifest.json"}
+    manifest = json.loads((tmp_path / "got" / "manifest.json").read_text())
+    assert manifest["data"] == {"gold/pairs[photos]": "g1", "expert/one/cache[photos]": "e1"}
+    assert manifest["code_version"] == "code-1"
+
+    from spandrel import ModelLoader
+
+    loaded = ModelLoader(device="cpu").load_from_file(tmp_path / "got" / "student_x2.safetensors")
+    assert loaded(torch.rand(1, 3, 9, 7)).shape == (1, 3, 18, 14)
+    assert output.read_bytes("model_card.md") == (tmp_path / "got" / "model_card.md").read_bytes()
+
+
+def test_the_card_shows_controls_licences_and_how_to_load(world: World) -> None:
+    _, output = released(world, "student")
+    card = output.read_bytes("model_card.md").decode()
+    for row in ("bicubic", "one", "two", "mean", "convex", "fusion", "alone", "**student**"):
+        assert f"| {row} |" in card
+    assert "28.80 dB / 0.9000" in card
+    assert "| photos | CC0 |" in card and "| one | Apache-2.0 |" in card
+    assert 'load_from_file("student_x2.safetensors")' in card
+
+
+def test_code_in_the_cards_runs(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.recipe = recipe()
+    for name in ("student", "fusion"):
+        _, output = released(world, name)
+        card = output.read_bytes("model_card.md").decode()
+        monkeypatch.chdir(pull(tmp_path, name, tmp_path / name)[0].parent)
+        one = torch.rand(1, 3, 8, 10)
+        two = {e: torch.rand(1, 3, 16, 20) for e in ("one", "two")}
+        blocks = [b.split("```")[0] for b in card.split("```python\n")[1:]]
+        assert len(blocks) == 2
+        torch_code = blocks[0].replace("{name: picture of that expert, ...}", "pictures")
+        scope: dict[str, Any] = {"lr": one, "pictures": two}
+        exec(torch_code, scope)
+        with torch.no_grad():
+            expected = scope["sr"].detach()
+        arrays = {f"{e}_sr": p.numpy() for e, p in two.items()}
+        scope = {"lr": one.numpy(), **arrays}
+        exec(blocks[1], scope)
+        actual = torch.from_numpy(scope["sr"])
+        clamped = actual if name == "fusion" else actual.clamp(0, 1)  # spandrel clamps
+        assert torch.allclose(clamped, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "changed", "reason"),
+    [
+        ("student", {"student": 27.9}, "beats_bicubic"),
+        ("student", {"student": 28.5}, "teacher_helped"),
+        ("fusion", {"fusion": 28.95}, "beats_best_expert"),
+    ],
+)
+def test_a_failed_check_is_a_decision_and_nothing_enters_the_registry(
+    world: World, tmp_path: Path, name: str, changed: dict[str, float], reason: str
+) -> None:
+    world.scores(**{**GOOD, **changed})
+    decision, _ = released(world, name)
+    assert decision["released"] is False and decision["version"] is None
+    assert any(text.startswith(reason) for text in decision["reasons"])
+    assert list_releases(tmp_path) == [] and not (tmp_path / "registry").exists()
+
+
+def test_a_release_that_got_worse_is_held_back(world: World, tmp_path: Path) -> None:
+    assert released(world, "fusion")[0]["released"]
+    world.checkpoint("fusion", seed=3)
+    world.scores(**{**GOOD, "fusion": 29.3})
+    decision, _ = released(world, "fusion")
+    assert not decision["released"]
+    assert [r.split(":")[0] for r in decision["reasons"]] == ["no_regression"]
+    assert [info.version for info in list_releases(tmp_path)] == [1]
+    world.scores(**{**GOOD, "fusion": 29.7})
+    assert released(world, "fusion")[0]["version"] == 2
+
+
+def test_the_same_content_keeps_its_version(world: World, tmp_path: Path) -> None:
+    first, one = released(world, "fusion")
+    before = (tmp_path / "registry/fusion/1/manifest.json").read_bytes()
+    world.scores(**{**GOOD, "alone": 28.7})
+    again, two = released(world, "fusion")
+    assert (first["version"], again["version"]) == (1, 1)
+    assert (tmp_path / "registry/fusion/1/manifest.json").read_bytes() == before
+    assert one.data_version != "" and "created" not in two.read_bytes("release.json").decode()
+
+
+def test_which_models_are_released() -> None:
+    assert release.released_models(recipe()) == ("fusion", "student")
+    assert release.released_models(recipe(release={"models": ["alone"]})) == ("alone",)
+    assert [s.key for s in export.stages(recipe())] == [
+        "model/fusion/export", "model/student/export", "model/alone/export",
+    ]  # fmt: skip
+
+
+def test_checks_that_are_returned_are_those_declared(world: World) -> None:
+    for name in ("fusion", "student"):
+        stage = {s.key: s for s in release.stages(world.recipe)}[f"model/{name}/release"]
+        decision, _ = released(world, name)
+        assert {c["name"] for c in decision["checks"]} == set(stage.checks)
+
+
+def test_without_benchmarks_nothing_is_released(tmp_path: Path) -> None:
+    bare = World(tmp_path, recipe(benchmarks={}, export={"onnx": False}))
+    for name in bare.recipe.experts:
+        bare.expert(name)
+    bare.checkpoint("student")
+    decision, output = released(bare, "student")
+    assert not decision["released"]
+    assert "Not measured" in output.read_bytes("model_card.md").decode()

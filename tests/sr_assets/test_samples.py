@@ -1,0 +1,167 @@
+"""Training batches are pure, aligned and complete; held-out images are put together whole."""
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sr_assets.stores.expert_cache import SR_STEP, dequantise, quantise
+from sr_assets.stores.samples import DatasetStores, TrainingSamples, assemble
+from sr_models.degradations.bicubic import downscale_uint8
+
+SCALE, SIDE = 2, 24
+
+
+class Memory:
+    """The three readers of one dataset in one object: patches, pairs and a cache."""
+
+    def __init__(self, images: int, per_image: int, variants: int = 1, seed: int = 0) -> None:
+        draw = np.random.default_rng(seed)
+        count = images * per_image
+        self.variants = variants
+        self.images = [f"folder/{i}.png" for i in range(images)]
+        self.image = np.repeat(np.arange(images, dtype=np.int32), per_image)
+        self.y = np.tile(np.arange(per_image, dtype=np.int32) // 2 * SIDE, images)
+        self.x = np.tile(np.arange(per_image, dtype=np.int32) % 2 * SIDE, images)
+        self.split = (self.image == images - 1).astype(np.uint8)
+        rough = draw.integers(0, 256, (count, SIDE // 4, SIDE // 4, 3))
+        self._hr = rough.repeat(4, 1).repeat(4, 2).astype(np.uint8)
+
+    def hr(self, n: int) -> np.ndarray:
+        return self._hr[n]
+
+    def lr(self, n: int, k: int) -> np.ndarray:
+        lr = downscale_uint8(self._hr[n], SCALE)
+        return (lr // (k + 1)).astype(np.uint8)  # variants are told apart by their brightness
+
+    def sr(self, n: int, k: int) -> np.ndarray:
+        return dequantise(self.sr_stored(n, k))
+
+    def sr_stored(self, n: int, k: int) -> np.ndarray:
+        """HR as an expert might return it: planar, a little off and out of range."""
+        return quantise(self._hr[n].transpose(2, 0, 1).astype(np.float32) / 255 * 1.1 - 0.05)
+
+
+def dataset(name: str, memory: Memory, caches: tuple[str, ...] = ("hat",)) -> DatasetStores:
+    any_memory = cast(Any, memory)
+    return DatasetStores(name, any_memory, any_memory, dict.fromkeys(caches, any_memory))
+
+
+def two_datasets() -> TrainingSamples:
+    first, second = Memory(3, 4, 2, seed=1), Memory(2, 3, 1, seed=2)
+    return TrainingSamples([dataset("a", first), dataset("b", second)], SCALE)
+
+
+numbers, sizes, seeds = st.integers(0, 60), st.integers(1, 7), st.integers(0, 2**31)
+
+
+@settings(max_examples=30, deadline=None)
+@given(number=numbers, size=sizes, crop=st.integers(1, SIDE // SCALE), seed=seeds)
+def test_a_batch_is_a_function_of_its_arguments(
+    number: int, size: int, crop: int, seed: int
+) -> None:
+    used = two_datasets()
+    used.batch(number + 3, size, crop, seed + 1)  # what was read before must not matter
+    one, other = (
+        used.batch(number, size, crop, seed),
+        two_datasets().batch(number, size, crop, seed),
+    )
+    assert one.keys() == other.keys() == {"lr", "hr", "sr/hat"}
+    for key, array in one.items():
+        side = crop * (1 if key == "lr" else SCALE)
+        assert array.shape == (size, 3, side, side) and array.dtype == np.float32
+        assert array.tobytes() == other[key].tobytes()
+
+
+@pytest.mark.parametrize("room", [0, 5_000])
+def test_what_stays_in_memory_changes_nothing(room: int) -> None:
+    used, limited = two_datasets(), two_datasets()
+    limited._room = room
+    for number in range(5):
+        wanted, found = used.batch(number, 4, 8, 1), limited.batch(number, 4, 8, 1)
+        assert all(np.array_equal(wanted[key], found[key]) for key in wanted)
+    kept = sum(picture.nbytes for picture in limited._kept.values())
+    assert kept + limited._room == room and (kept > 0) == (room > 0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(size=sizes, number=numbers, seed=seeds)
+def test_the_same_run_whatever_the_batch(size: int, number: int, seed: int) -> None:
+    """Accumulating two halves sees what one whole batch sees."""
+    samples = two_datasets()
+    whole = samples.batch(number, 2 * size, 8, seed)
+    halves = [samples.batch(2 * number + i, size, 8, seed) for i in range(2)]
+    assert np.array_equal(whole["lr"], np.concatenate([half["lr"] for half in halves]))
+
+
+@settings(max_examples=40, deadline=None)
+@given(number=numbers, seed=seeds, crop=st.integers(6, SIDE // SCALE))
+def test_every_picture_of_a_sample_is_cut_and_turned_alike(
+    number: int, seed: int, crop: int
+) -> None:
+    memory = Memory(3, 4)
+    batch = TrainingSamples([dataset("a", memory)], SCALE).batch(number, 3, crop, seed)
+    assert np.allclose(batch["sr/hat"], batch["hr"] * 1.1 - 0.05, atol=SR_STEP)
+    for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
+        again = downscale_uint8(np.rint(hr.transpose(1, 2, 0) * 255).astype(np.uint8), SCALE)
+        inner = slice(2, -2)  # at the edge of a crop the filter sees other pixels than in the patch
+        difference = again.transpose(2, 0, 1)[:, inner, inner] - lr[:, inner, inner] * 255
+        assert np.abs(difference).max() <= 1.01
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=seeds, epoch=st.integers(0, 3))
+def test_an_epoch_covers_every_training_sample_once(seed: int, epoch: int) -> None:
+    samples = two_datasets()
+    assert len(samples) == 2 * 4 * 2 + 3  # the last image of each dataset is held out
+    positions = range(epoch * len(samples), (epoch + 1) * len(samples))
+    seen = [samples.sample(p, seed) for p in positions]
+    assert sorted(seen) == sorted(
+        [(0, n, k) for n in range(8) for k in range(2)] + [(1, n, 0) for n in range(3)]
+    )
+    following = [samples.sample(p + len(samples), seed) for p in positions]
+    assert seen != following and sorted(seen) == sorted(following)
+
+
+def test_all_orientations_and_many_places_occur() -> None:
+    memory = Memory(2, 1)
+    batch = TrainingSamples([dataset("a", memory)], SCALE).batch(0, 200, SIDE // SCALE, 7)
+    assert len({hr.tobytes() for hr in batch["hr"]}) == 8
+    batch = TrainingSamples([dataset("a", memory)], SCALE).batch(0, 400, SIDE // SCALE - 1, 7)
+    assert len({hr.tobytes() for hr in batch["hr"]}) == 8 * 4
+
+
+def test_held_out_images_come_whole_and_never_train() -> None:
+    memories = {"a": Memory(3, 4, 2, seed=1), "b": Memory(2, 4, 1, seed=2)}
+    samples = TrainingSamples([dataset(n, m) for n, m in memories.items()], SCALE)
+    images = dict(samples.validation_images())
+    assert list(images) == ["a/folder/2.png", "b/folder/1.png"]
+    tiles = images["a/folder/2.png"]
+    whole = assemble(tiles, [tile.hr for tile in tiles])
+    top, bottom = (
+        np.concatenate([memories["a"].hr(8 + i), memories["a"].hr(9 + i)], 1) for i in (0, 2)
+    )
+    assert np.array_equal(whole, np.concatenate([top, bottom]))
+    for n, tile in enumerate(tiles, start=8):
+        assert np.array_equal(tile.lr, memories["a"].lr(n, 0).transpose(2, 0, 1) / np.float32(255))
+        assert np.array_equal(tile.sr["hat"], memories["a"].sr(n, 0))
+    trained = {samples.sample(p, 0)[:2] for p in range(len(samples))}
+    assert not trained & {(0, n) for n in range(8, 12)}
+
+
+def test_mistakes_are_named() -> None:
+    with pytest.raises(ValueError, match="at least one dataset"):
+        TrainingSamples([], SCALE)
+    with pytest.raises(ValueError, match="a is in the training split"):
+        TrainingSamples([dataset("a", Memory(1, 4))], SCALE)
+    unsplit = Memory(2, 4)
+    unsplit.split[:] = 0
+    with pytest.raises(ValueError, match="a is in the validation split"):
+        TrainingSamples([dataset("a", unsplit)], SCALE)
+    both = [dataset("a", Memory(2, 1)), dataset("b", Memory(2, 1), ("hat", "grl"))]
+    with pytest.raises(ValueError, match="dataset b has caches of"):
+        TrainingSamples(both, SCALE)
+    with pytest.raises(ValueError, match="a crop of 13 does not fit"):
+        two_datasets().batch(0, 1, 13, 0)
