@@ -107,7 +107,7 @@ def beats_bicubic(model: Mapping[str, Score], bicubic: Mapping[str, Score]) -> C
     return CheckOutcome(
         name,
         gains[worst] > 0,
-        f"{gains[worst]:+.2f} dB over bicubic on {worst}{_least(shared)}",
+        f"{gains[worst]:+.2f} dB against bicubic on {worst}{_least(shared)}",
         {f"gain_{b}": gain for b, gain in gains.items()},
     )
 
@@ -247,7 +247,7 @@ def _least(benchmarks: list[str]) -> str:
 
 
 def _datasets(recipe: Recipe, model: ModelBase) -> set[str]:
-    return set(model.datasets or recipe.datasets)
+    return set(recipe.training_datasets(model.datasets))
 
 
 def _crops(model: ModelBase) -> int:

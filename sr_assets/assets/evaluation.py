@@ -85,7 +85,7 @@ def _baselines(recipe: Recipe) -> Stage:
         yield Ref(_BRONZE, benchmark)
         for expert in recipe.experts:
             yield Ref(f"expert/{expert}/evaluation", benchmark)
-            for dataset in recipe.datasets:
+            for dataset in recipe.training_datasets():
                 yield Ref("silver/patches", dataset)
                 yield Ref(f"expert/{expert}/cache", dataset)
 
@@ -99,7 +99,11 @@ def _baselines(recipe: Recipe) -> Stage:
         kinds=frozenset({"image"}),
         partitions="benchmark",
         inputs=inputs,
-        settings={"scale": recipe.scale, "experts": list(recipe.experts)},
+        settings={
+            "scale": recipe.scale,
+            "experts": list(recipe.experts),
+            "datasets": list(recipe.training_datasets()),
+        },
     )
 
 
@@ -142,9 +146,8 @@ def _checked(recipe: Recipe) -> dict[str, Any]:
             found[f"models.{name}.control"] = model.control
             for judged in filter(None, (name, model.control)):
                 path, train = f"models.{judged}", recipe.models[judged].train
-                found[f"{path}.datasets"] = sorted(
-                    recipe.models[judged].datasets or recipe.datasets
-                )
+                chosen = recipe.training_datasets(recipe.models[judged].datasets)
+                found[f"{path}.datasets"] = sorted(chosen)
                 for field in ("steps", "batch", "accumulate", "crop"):
                     found[f"{path}.train.{field}"] = getattr(train, field)
     return found

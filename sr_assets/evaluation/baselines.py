@@ -90,7 +90,7 @@ def fit_mix(context: StageContext, experts: tuple[str, ...]) -> np.ndarray:
 def _fit_pairs(
     context: StageContext, experts: tuple[str, ...]
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    datasets = tuple(context.recipe.datasets)
+    datasets = context.recipe.training_datasets()
     for place, dataset in enumerate(datasets):
         share = FIT_SAMPLES * (place + 1) // len(datasets) - FIT_SAMPLES * place // len(datasets)
         patches = PatchReader(context.input("silver/patches", dataset))

@@ -20,8 +20,15 @@ def terminal_bar(
     log: Callable[[str], None], label: str, total: int, unit: str
 ) -> Iterator[Callable[[int], None]]:
     """Yields `advance(n)`; shows rate and time left, and logs a line every ten seconds."""
+    silent = not sys.stderr.isatty()
+
+    def say(line: str) -> None:
+        log(line)
+        if silent:
+            print(line, file=sys.stderr, flush=True)
+
     with tqdm(
-        total=total, desc=label, unit=f" {unit}", leave=False, disable=not sys.stderr.isatty()
+        total=total, desc=label, unit=f" {unit}", leave=False, disable=silent
     ) as bar:
         started = last = time.monotonic()
         done = 0
@@ -33,10 +40,10 @@ def terminal_bar(
             now = time.monotonic()
             if now - last >= _LINE_EVERY and done < total:
                 last = now
-                log(f"{label}: {_line(done, total, unit, now - started)}")
+                say(f"{label}: {_line(done, total, unit, now - started)}")
 
         yield advance
-    log(f"{label}: {_line(done, total, unit, time.monotonic() - started)}")
+    say(f"{label}: {_line(done, total, unit, time.monotonic() - started)}")
 
 
 def _line(done: int, total: int, unit: str, seconds: float) -> str:

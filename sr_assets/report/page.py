@@ -25,7 +25,7 @@ _KINDS = {
     "fusion": "fusion",
     "student": "student",
 }
-_TITLES = {BICUBIC: "bicubic", MEAN: "mean of experts", CONVEX: "best fixed mix of experts"}
+_TITLES = {BICUBIC: "bicubic", MEAN: "mean of experts", CONVEX: "best fixed mix"}
 
 
 def render_page(leaderboard: Mapping[str, Any], gallery: Mapping[str, Any]) -> str:
@@ -48,7 +48,13 @@ def render_page(leaderboard: Mapping[str, Any], gallery: Mapping[str, Any]) -> s
         lstrip_blocks=True,
     )
     environment.filters.update(
-        db=_decibels, ssim=_ssim, signed=_signed, count=_count, title=title_of, percent=_percent
+        columns=_columns,
+        db=_decibels,
+        ssim=_ssim,
+        signed=_signed,
+        count=_count,
+        title=title_of,
+        percent=_percent,
     )
     rows = leaderboard["rows"]
     tables = _tables(rows)
@@ -179,7 +185,10 @@ def _figure(row: Mapping[str, Any], said: str) -> dict[str, str]:
 
 
 def _gain(row: Mapping[str, Any]) -> str:
-    return "" if row["gain"] is None else f"{_signed(row['gain'])} dB over bicubic"
+    if row["gain"] is None:
+        return ""
+    side = "over" if row["gain"] >= 0 else "below"
+    return f"{abs(row['gain']):.2f} dB {side} bicubic"
 
 
 def _best(rows: Mapping[str, Mapping[str, Any]], kind: str) -> Mapping[str, Any] | None:
@@ -251,6 +260,11 @@ def _signed(value: float, digits: int = 2) -> str:
 
 def _count(value: int | None) -> str:
     return "–" if not value else short_count(value)
+
+
+def _columns(count: int) -> int:
+    """Columns that spread so many crops evenly over rows of six at most."""
+    return math.ceil(count / math.ceil(count / 6))
 
 
 def _percent(part: float, whole: float) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-WIDTH, HEIGHT = 620, 400
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 16, 44
+WIDTH, HEIGHT = 480, 340
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 44
 _LABEL_HEIGHT, _LETTER = 15, 7.2
 
 
@@ -114,7 +114,7 @@ def _labelled(
             left = x + 10 if anchor == "start" else x - 10 - length
             if left < _LEFT or left + length > WIDTH:
                 continue
-            for step in (0, 1, -1, 2, -2, 3, -3, 4, -4):
+            for step in (0, 1, -1, 2, -2, 3, -3, 4, -4, 5, -5, 6, -6):
                 middle = y + step * _LABEL_HEIGHT * 0.8
                 box = (left, middle - 7, left + length, middle + 7)
                 if box[1] < 0 or box[3] > HEIGHT - _BOTTOM:

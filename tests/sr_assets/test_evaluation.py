@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -173,6 +174,16 @@ def test_bicubic_row_is_the_convention(graph: Graph) -> None:
     assert np.array_equal(picture(output, "lr/0.png"), lr)
 
 
+@pytest.mark.shared
+def test_the_anchor_on_set5(graph: Graph, shared_data: Path, tmp_path: Path) -> None:
+    source = {"kind": "folder", "path": str(shared_data / "benchmarks" / "Set5")}
+    bare = graph.recipe.model_dump(mode="json") | {"experts": {}, "models": {}}
+    recipe = Recipe.model_validate(bare | {"benchmarks": {"Set5": {"source": source}}})
+    output = Graph(recipe, tmp_path).make("evaluation/baselines", "Set5")
+    assert round(output.metadata["psnr_y_bicubic"], 2) == 28.43
+    assert round(output.metadata["ssim_y_bicubic"], 4) == 0.8113
+
+
 def test_an_image_too_small_for_ssim_is_left_out(graph: Graph) -> None:
     results = graph.make("evaluation/baselines", "bench").read_json("bicubic/results.json")
     assert [i["name"] for i in results["images"]] == ["0.png", "sub/1.png"]
@@ -282,6 +293,20 @@ def test_leaderboard_has_every_row_and_the_checks(graph: Graph) -> None:
     )
     assert checks["fast"]["beats_bicubic"]["numbers"]["gain_bench"] == pytest.approx(gain)
     assert output.metadata["report"]["path"].endswith("report.html")
+
+
+def test_every_picture_of_the_page_exists(graph: Graph) -> None:
+    output = graph.make("evaluation/leaderboard")
+    page = output.read_bytes("report.html").decode()
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    shown = set(re.findall(r'<img [^>]*src="([^"]+)"', page))
+    shown |= {s["src"] for image in data["images"] for s in image["sources"].values()}
+    written = {name for name in output.marker["files"] if name.endswith(".png")}
+    assert shown == written
+    assert len(data["images"]) == 3
+    assert any("/crop2-hr.png" in name for name in shown)
+    for row in ("bicubic", "one", "two", "mean", "convex", "alone", "blend", "fast"):
+        assert f"images/other/000/{row}.png" in shown
 
 
 def test_leaderboard_is_the_same_bytes_again(graph: Graph) -> None:

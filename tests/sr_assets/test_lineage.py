@@ -90,6 +90,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
+    (tmp_path / "home").mkdir()
     with dg.DagsterInstance.local_temp(
         str(tmp_path / "home"), overrides={"concurrency": {"pools": {"default_limit": 1}}}
     ) as instance:

@@ -215,18 +215,18 @@ def test_unknown_models_are_told(tmp_path: Path) -> None:
 
 
 def fusion_in(tmp_path: Path) -> tuple[Path, dict[str, nn.Module], GateFusion]:
-    """A gate's export file and the outputs of its two experts, one of them also in an older form."""
+    """A gate's export file and its two experts, each also with newer, other weights."""
     experts = {"one": compact(seed=1), "two": compact(seed=2)}
     digests = {}
     for name, network in experts.items():
-        for age, content in enumerate((compact(seed=9), network)):
+        for age, content in enumerate((network, compact(seed=9))):
             folder = OutputFolder(UPath(tmp_path / "root/expert" / name / f"weights/a{age}"))
             sha256 = folder.write_bytes(
                 "weights.safetensors", serialise_weights(content.state_dict(), {})
             )
             folder.write_json("expert.json", {"sha256": sha256}, content=False)
             folder.commit({"metadata": {"sha256": sha256}})
-            digests[name] = sha256
+            digests.setdefault(name, sha256)
     torch.manual_seed(4)
     gate = GateFusion(list(experts), 2, width=4, depth=1)
     nn.init.normal_(gate.gate.weight)
@@ -308,9 +308,7 @@ def test_compare_refuses_what_cannot_be_compared(tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_a_published_network_reaches_its_measured_figure(
-    shared_data: Path, tmp_path: Path
-) -> None:
+def test_a_published_network_reaches_its_measured_figure(shared_data: Path, tmp_path: Path) -> None:
     report = compare_files(
         shared_data / "benchmarks" / "Set5" / "img_003_SRF_4_HR.png",
         [str(shared_data / "weights" / "spanx4_ch48.safetensors")],

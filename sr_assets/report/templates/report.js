@@ -67,7 +67,7 @@
   const size = (centre) => {
     const room = viewer.parentElement.clientWidth;
     const tall = Math.max(240, window.innerHeight * 0.78);
-    const fit = Math.min(room / current.width, tall / current.height);
+    const fit = Math.min(room / current.width, tall / current.height, 3);
     const factor = zoom === "fit" ? fit : Number(zoom);
     canvas.style.width = `${current.width * factor}px`;
     canvas.style.height = `${current.height * factor}px`;

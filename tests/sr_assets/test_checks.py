@@ -1,0 +1,161 @@
+"""The checks: when each passes, when it fails, and that the reason says so."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sr_assets.assets.checks import (
+    DESCRIPTIONS,
+    beats_best_expert,
+    beats_bicubic,
+    colour_offset,
+    no_regression,
+    quality_checks,
+    release_checks,
+    scores_of,
+    teacher_helped,
+)
+from sr_assets.recipe.models import Recipe
+
+NETWORK = {"architecture": "Compact", "args": {"num_feat": 8}}
+
+
+def score(
+    psnr: float | None, offset: tuple[float, float, float] = (0.0, 0.1, -0.2)
+) -> dict[str, Any]:
+    return {"psnr_y": psnr, "ssim_y": 0.8, "colour_offset": list(offset)}
+
+
+def recipe(**control_train: Any) -> Recipe:
+    folder = {"source": {"kind": "folder", "path": "photos"}}
+    weights = {"source": {"kind": "file", "path": "w.pth"}}
+    train = {"steps": 100, "batch": 4, "accumulate": 2, "crop": 16}
+    control = {"kind": "plain", "network": NETWORK, "train": {**train, **control_train}}
+    student = {"kind": "student", "network": NETWORK, "teacher": "blend", "train": train}
+    return Recipe.model_validate(
+        {
+            "name": "tiny",
+            "datasets": {"a": folder, "b": folder},
+            "benchmarks": {"x": folder, "y": folder},
+            "experts": {"one": weights, "two": weights},
+            "models": {
+                "alone": control,
+                "blend": {"kind": "gate", "train": train},
+                "fast": {**student, "control": "alone"},
+                "lonely": student,
+                "elsewhere": {**student, "control": "alone", "datasets": ["a"]},
+            },
+        }
+    )
+
+
+RESULTS = {
+    "bicubic": {"x": score(25.0), "y": score(24.0)},
+    "one": {"x": score(27.0), "y": score(26.0)},
+    "two": {"x": score(26.0), "y": score(26.5)},
+    "alone": {"x": score(26.0), "y": score(25.0)},
+    "blend": {"x": score(27.2), "y": score(26.1)},
+    "fast": {"x": score(26.1), "y": score(25.1)},
+    "lonely": {"x": score(26.1), "y": score(25.1)},
+    "elsewhere": {"x": score(26.1), "y": score(25.1)},
+}
+
+
+def test_bicubic_must_be_beaten_on_every_benchmark() -> None:
+    bicubic = RESULTS["bicubic"]
+    assert beats_bicubic(RESULTS["one"], bicubic).passed
+    lower = beats_bicubic({"x": score(30.0), "y": score(23.9)}, bicubic)
+    assert not lower.passed
+    assert "-0.10 dB" in lower.reason and "on y" in lower.reason
+    assert lower.numbers == {"gain_x": 5.0, "gain_y": pytest.approx(-0.1)}
+    assert not beats_bicubic({"x": score(25.0)}, {"x": score(25.0)}).passed
+
+
+def test_a_model_that_is_identical_to_hr_beats_bicubic() -> None:
+    outcome = beats_bicubic({"x": score(None)}, {"x": score(25.0)})
+    assert outcome.passed
+    assert all(abs(value) < 1000 for value in outcome.numbers.values())
+
+
+def test_colour_offset_looks_at_every_channel_and_benchmark() -> None:
+    assert colour_offset({"x": score(1.0, (0.49, 0.0, -0.49))}).passed
+    outcome = colour_offset({"x": score(1.0), "y": score(1.0, (0.0, -0.5, 0.0))})
+    assert not outcome.passed
+    assert "0.50" in outcome.reason and "on y" in outcome.reason
+
+
+def test_regression_has_a_tolerance() -> None:
+    now = {"x": score(27.0), "y": score(26.0)}
+    assert no_regression(now, None).passed
+    assert no_regression(now, {"x": score(27.009)}).passed
+    worse = no_regression(now, {"x": score(26.0), "y": score(26.02)})
+    assert not worse.passed
+    assert "-0.020 dB" in worse.reason
+    elsewhere = no_regression(now, {"old": score(99.0)})
+    assert elsewhere.passed and "old" in elsewhere.reason
+
+
+def test_fusion_is_held_to_its_best_expert_over_all_benchmarks() -> None:
+    experts = {name: RESULTS[name] for name in ("one", "two")}
+    assert beats_best_expert(RESULTS["blend"], experts).passed
+    outcome = beats_best_expert({"x": score(27.0), "y": score(25.9)}, experts)
+    assert not outcome.passed
+    assert "one" in outcome.reason
+    assert outcome.numbers["best_expert"] == 26.5
+
+
+def test_student_is_held_to_its_control() -> None:
+    assert teacher_helped(RESULTS["fast"], RESULTS["alone"], None).passed
+    outcome = teacher_helped(RESULTS["alone"], RESULTS["alone"], None)
+    assert not outcome.passed
+
+
+@pytest.mark.parametrize(
+    ("name", "train", "reason"),
+    [
+        ("lonely", {}, "no control"),
+        ("elsewhere", {}, "other datasets"),
+        ("fast", {"steps": 99}, "saw 792 crops, the student 800"),
+        ("fast", {"batch": 2}, "crops"),
+        ("fast", {"accumulate": 1}, "crops"),
+        ("fast", {"crop": 8}, "crops of 8 px"),
+    ],
+)
+def test_an_unfair_control_fails_with_its_reason(name: str, train: dict, reason: str) -> None:
+    outcomes = {o.name: o for o in quality_checks(recipe(**train), name, RESULTS)}
+    assert not outcomes["teacher_helped"].passed
+    assert reason in outcomes["teacher_helped"].reason
+
+
+def test_a_control_of_larger_budget_is_fair() -> None:
+    outcomes = {o.name: o for o in quality_checks(recipe(steps=200), "fast", RESULTS)}
+    assert outcomes["teacher_helped"].passed
+
+
+def test_each_kind_has_its_checks() -> None:
+    every = {
+        name: [o.name for o in release_checks(recipe(), name, RESULTS, None)]
+        for name in ("alone", "blend", "fast")
+    }
+    shared = ["beats_bicubic", "colour_offset"]
+    assert every == {
+        "alone": [*shared, "no_regression"],
+        "blend": [*shared, "beats_best_expert", "no_regression"],
+        "fast": [*shared, "teacher_helped", "no_regression"],
+    }
+    assert {name for names in every.values() for name in names} == set(DESCRIPTIONS)
+
+
+def test_without_measurements_every_check_fails_and_says_so() -> None:
+    for name in ("alone", "blend", "fast"):
+        outcomes = release_checks(recipe(), name, {}, None)
+        assert not any(o.passed for o in outcomes)
+        assert all("not measured" in o.reason for o in outcomes)
+        assert all("\n" not in o.reason for o in outcomes)
+
+
+def test_scores_of_a_leaderboard() -> None:
+    rows = [{"name": n, "kind": "x", "benchmarks": scores} for n, scores in RESULTS.items()]
+    assert scores_of({"rows": rows}) == RESULTS

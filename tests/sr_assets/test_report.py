@@ -1,0 +1,236 @@
+"""The page: every row is there, every picture exists, nothing comes from outside."""
+
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sr_assets.report.page import render_page, templates_digest, title_of
+from sr_assets.report.plots import scatter, short_count
+
+VOID = {"meta", "img", "input", "br", "link", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects elements and complains about tags that are not closed in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.open: list[str] = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def row(name: str, kind: str, psnr: float | None, parameters: int | None = None) -> dict[str, Any]:
+    score = {"psnr_y": psnr, "ssim_y": 0.8, "colour_offset": [0.01, -0.7 if psnr == 26 else 0, 0]}
+    return {
+        "name": name,
+        "kind": kind,
+        "note": "a 0.5, b 0.5" if kind == "convex" else "",
+        "parameters": parameters,
+        "total_parameters": parameters,
+        "benchmarks": {"x": score, "y": score},
+    }
+
+
+def leaderboard() -> dict[str, Any]:
+    return {
+        "recipe": "tiny",
+        "scale": 4,
+        "rows": [
+            row("bicubic", "bicubic", 25.0),
+            row("hat", "expert", 27.0, 20_000_000),
+            row("convex", "convex", 27.1, 20_000_000),
+            row("blend", "fusion", 27.5, 20_100_000),
+            row("fast", "student", 26.0, 52_000),
+        ],
+        "checks": [
+            {
+                "name": "fast",
+                "kind": "student",
+                "outcomes": [
+                    {"name": "teacher_helped", "passed": False, "reason": "no <b>", "numbers": {}}
+                ],
+            }
+        ],
+    }
+
+
+def gallery(name: str = "a.png") -> dict[str, Any]:
+    cells = {r["name"]: {"src": f"i/{r['name']}.png", "psnr_y": 26.0, "ssim_y": 0.8}
+             for r in leaderboard()["rows"]}  # fmt: skip
+    crop = {
+        "x": 4,
+        "y": 8,
+        "size": 16,
+        "cells": [
+            {"row": "hr", "src": "i/c-hr.png", "psnr_y": None},
+            {"row": "hat", "src": "i/c-hat.png", "psnr_y": 27.125},
+        ],
+    }
+    image = {"name": name, "width": 64, "height": 48, "hr": "i/hr.png", "lr": "i/lr.png",
+             "thumb": "i/t.png", "rows": cells, "crops": [crop]}  # fmt: skip
+    return {"x": [image], "y": [{**image, "crops": []}]}
+
+
+def render(**changes: Any) -> Page:
+    return Page(render_page({**leaderboard(), **changes}, gallery()))
+
+
+def test_every_row_is_in_every_table() -> None:
+    page = render()
+    tables = [t for t in page.all("table") if t["class"] == "sortable"]
+    assert len(tables) == 3  # the mean of the benchmarks, and each
+    joined = "".join(page.text)
+    for name in ("hat", "blend", "fast"):
+        assert joined.count(name) >= 3
+    assert joined.count("best fixed mix") >= 3
+    assert "a 0.5, b 0.5" in joined
+    assert "all 2 benchmarks" in joined
+    assert "20 M" in joined and "52 k" in joined
+
+
+def test_best_is_bold_and_a_large_offset_is_marked() -> None:
+    page = render()
+    bold = [a for a in page.all("td") if a["class"] and "best" in a["class"].split()]
+    assert {a["data-value"] for a in bold} >= {"27.5", "2.5"}
+    assert not any(a["data-value"] == "27.0" for a in bold)
+    warned = [a for a in page.all("td") if a["class"] and "warn" in a["class"].split()]
+    assert {a["data-value"] for a in warned} == {"0.7"}
+
+
+def test_nothing_comes_from_outside() -> None:
+    text = render_page(leaderboard(), gallery())
+    assert "http://" not in text and "https://" not in text and "@import" not in text
+    page = Page(text)
+    assert page.all("link") == []
+    for attributes in [*page.all("img"), *page.all("script")]:
+        source = attributes.get("src") or ""
+        assert not source.startswith(("/", "//", "data:"))
+
+
+def test_every_picture_has_an_alternative_text() -> None:
+    assert all(image["alt"] for image in render().all("img"))
+
+
+def test_slider_works_by_mouse_touch_and_keyboard() -> None:
+    text = render_page(leaderboard(), gallery())
+    page = Page(text)
+    (divider,) = [i for i in page.all("input") if i["id"] == "divider"]
+    assert divider["type"] == "range"  # arrow keys and screen readers come with it
+    assert divider["aria-label"]
+    assert "pointerdown" in text and "setPointerCapture" in text and "touch-action" in text
+    options = [o["value"] for o in page.all("option")]
+    wanted = ["lr", "bicubic", "hat", "convex", "blend", "fast", "hr"]
+    assert options == wanted * 2
+    chosen = [o["value"] for o in page.all("option") if "selected" in o]
+    assert chosen == ["bicubic", "blend"]
+
+
+def test_checks_show_their_reason_escaped() -> None:
+    page = render()
+    joined = "".join(page.text)
+    assert "no <b>" in joined
+    assert "1 failed" in joined
+    assert any(li["class"] == "fail" for li in page.all("li"))
+
+
+def test_names_of_images_cannot_break_the_page() -> None:
+    evil = '"><script>alert(1)</script>.png'
+    text = render_page(leaderboard(), gallery(evil))
+    assert "<script>alert" not in text
+    assert evil in "".join(Page(text).text)
+
+
+def test_a_page_of_bicubic_and_one_network() -> None:
+    rows = [row("bicubic", "bicubic", 25.0), row("alone", "plain", None, 900)]
+    for entry in rows:
+        del entry["benchmarks"]["y"]
+    board = {"recipe": "tiny", "scale": 2, "rows": rows, "checks": []}
+    page = Page(render_page(board, {}))
+    assert "∞" in "".join(page.text)
+    assert page.all("svg") == []
+    assert page.all("input") == []
+
+
+def test_headers_can_be_sorted() -> None:
+    page = render()
+    heads = [th for th in page.all("th") if th.get("scope") == "col"]
+    assert heads and all(th["aria-sort"] == "none" for th in heads)
+    cells = page.all("td")
+    assert cells
+    for cell in cells:
+        float(cell["data-value"] or "")
+
+
+def test_labels_of_the_plot_do_not_overlap() -> None:
+    rows = [
+        {
+            "name": f"network_{i}",
+            "kind": "expert",
+            "parameters": 100_000 + i,
+            "psnr_y": 27 + i / 500,
+        }
+        for i in range(6)
+    ]
+    plot = scatter(rows, 26.9)
+    assert plot is not None
+    assert plot.bicubic is not None and plot.bicubic > max(p.y for p in plot.points)
+    for number, one in enumerate(plot.points):
+        assert 0 <= one.x <= plot.width and 0 <= one.y <= plot.height
+        for other in plot.points[:number]:
+            same_side = one.anchor == other.anchor
+            assert not same_side or abs(one.label_y - other.label_y) >= 11
+    assert scatter(rows, 10.0).bicubic is None  # type: ignore[union-attr]
+    assert scatter(rows[:1], 26.9) is None
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (950, "950"),
+        (52_300, "52.3 k"),
+        (999_600, "1 M"),
+        (1_400_000, "1.4 M"),
+        (131_700_000, "132 M"),
+    ],
+)
+def test_counts_are_short(count: int, text: str) -> None:
+    assert short_count(count) == text
+
+
+def test_the_template_is_part_of_the_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sr_assets.report import page
+
+    before = templates_digest()
+    for path in page._TEMPLATES.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(page, "_TEMPLATES", tmp_path)
+    assert templates_digest() == before
+    (tmp_path / "report.css").write_text("body { color: red }")
+    assert templates_digest() != before
+    assert title_of("hr") == "HR (original)"
