@@ -7,11 +7,8 @@ commands about finished models are in `cli_models.py`.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import click
@@ -106,7 +103,9 @@ def status(recipe_name: str, as_json: bool) -> None:
         state = click.style(f"{s.state:8}", fg=colours[s.state])
         click.echo(f"{s.ref!s:{width}}  {state} {s.why}".rstrip())
     behind = sum(s.state != "fresh" for s in statuses)
-    click.echo(f"{behind} of {len(statuses)} to make: srd build" if behind else "Everything is fresh.")
+    click.echo(
+        f"{behind} of {len(statuses)} to make: srd build" if behind else "Everything is fresh."
+    )
 
 
 @main.command()
@@ -181,8 +180,12 @@ def backfill(name: str, recipe_name: str) -> None:
         ]
         if not partitioned:
             known = ", ".join([*graph.recipe.datasets, *graph.recipe.benchmarks])
-            raise StageError(f"no dataset {name!r}; there are: {known}; see `srd add-dataset --help`")
-        chosen = graph.select([str(ref) for ref in partitioned if not ref.asset.endswith("/evaluation")])
+            raise StageError(
+                f"no dataset {name!r}; there are: {known}; see `srd add-dataset --help`"
+            )
+        chosen = graph.select(
+            [str(ref) for ref in partitioned if not ref.asset.endswith("/evaluation")]
+        )
         _build(project, chosen)
 
 
@@ -194,21 +197,9 @@ def ui(recipe_name: str, port: int) -> None:
 
     Example: srd ui --recipe my.yaml --port 3000
     """
-    from sr_assets.definitions import RECIPE_VARIABLE
-    from sr_assets.home import dagster_home
-    from sr_assets.recipe.loading import load_recipe, shipped_recipes
+    from sr_assets.ui import serve
 
-    load_recipe(recipe_name)  # a mistake is told here, not in a stack trace of the server
-    home = dagster_home()
-    if recipe_name not in shipped_recipes():
-        recipe_name = str(Path(recipe_name).absolute())
-    environment = {**os.environ, "DAGSTER_HOME": str(home), RECIPE_VARIABLE: recipe_name}
-    command = [
-        *(sys.executable, "-W", "ignore", "-m", "dagster", "dev"),
-        *("-m", "sr_assets.definitions", "-h", "127.0.0.1", "-p", str(port)),
-    ]
-    click.echo(f"The graph of {recipe_name} is at http://127.0.0.1:{port} (Ctrl-C stops it)")
-    raise SystemExit(subprocess.run(command, env=environment, check=False).returncode)  # noqa: S603
+    raise SystemExit(serve(recipe_name, port, click.echo))
 
 
 @main.command()
@@ -310,7 +301,9 @@ def _build(project: _Project, chosen: Any) -> None:
     job = build_defs(project.graph).resolve_implicit_global_asset_job_def()
     result = build_graph_outputs(project.graph, job, project.instance, chosen, _tell)
     if result.failed:
-        held = f"; {len(result.held_back)} that need them were not tried" if result.held_back else ""
+        held = (
+            f"; {len(result.held_back)} that need them were not tried" if result.held_back else ""
+        )
         click.echo(f"srd: {len(result.failed)} failed{held}", err=True)
         raise SystemExit(1)
     click.echo(

@@ -72,10 +72,8 @@ def upscale(
     report = upscale_files(
         model, input_path, output_path,
         root=_root(recipe_name), device=device, tile=tile, halo=halo, overwrite=overwrite,
-        tell=click.echo,
+        tell=lambda line: click.echo(line, err=True),
     )  # fmt: skip
-    for path, reason in report.failed:
-        click.echo(f"srd: {path}: {reason}", err=True)
     rate = report.megapixels / report.seconds if report.seconds else 0.0
     click.echo(
         f"{len(report.written)} written, {len(report.skipped)} already there, "
@@ -117,14 +115,16 @@ def compare(
         root=_root(recipe_name), device=device, tile=tile, halo=halo,
     )  # fmt: skip
     rows = [dataclasses.asdict(row) for row in report.rows]
+    for row in rows:  # JSON has no infinity: a picture equal to the original has no PSNR
+        row["psnr_y"] = row["psnr_y"] if math.isfinite(row["psnr_y"]) else None
     if as_json:
-        click.echo(json.dumps(rows, indent=1, default=str))
+        click.echo(json.dumps(rows, indent=1))
         return
     width = max(len(row["name"]) for row in rows)
     click.echo(f"{'':{width}}  PSNR-Y dB  SSIM-Y")
     for row in rows:
         value = row["psnr_y"]
-        psnr = f"{value:9.2f}" if value is not None and math.isfinite(value) else "identical"
+        psnr = "identical" if value is None else f"{value:9.2f}"
         click.echo(f"{row['name']:{width}}  {psnr}  {row['ssim_y']:.4f}")
     click.echo(f"picture: {output}")
 

@@ -28,7 +28,9 @@ class Graph:
 
     def partitions(self, stage: Stage) -> tuple[str | None, ...]:
         """The partitions of a stage; `(None,)` for one that has none."""
-        return (None,) if stage.partitions is None else partition_keys(self.recipe, stage.partitions)
+        return (
+            (None,) if stage.partitions is None else partition_keys(self.recipe, stage.partitions)
+        )
 
     def refs(self) -> Iterator[Ref]:
         """Every output of the graph, inputs first."""
@@ -59,7 +61,9 @@ class Graph:
         chosen: set[Ref] = set()
         for entry in selection:
             pattern = entry.replace("[", "[[]")
-            found = {r for r in every if fnmatchcase(str(r), pattern) or fnmatchcase(r.asset, pattern)}
+            found = {
+                r for r in every if fnmatchcase(str(r), pattern) or fnmatchcase(r.asset, pattern)
+            }
             if not found:
                 raise StageError(
                     f"selection {entry!r} names no asset; there are: {', '.join(self.stages)}"
@@ -103,6 +107,8 @@ def build_graph(recipe: Recipe) -> Graph:
     while len(ordered) < len(stages):
         ready = [k for k in stages if k not in ordered and needs[k] <= ordered.keys()]
         if not ready:
-            raise StageError(f"the graph has a circle among {sorted(stages.keys() - ordered.keys())}")
+            raise StageError(
+                f"the graph has a circle among {sorted(stages.keys() - ordered.keys())}"
+            )
         ordered.update({key: stages[key] for key in ready})
     return Graph(recipe, graph.root, ordered)

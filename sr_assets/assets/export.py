@@ -154,7 +154,7 @@ def _check_tensors(content: bytes, state: Mapping[str, Tensor]) -> None:
 
 def _check_with_spandrel(context: StageContext, file: str, model: LoadedModel) -> dict[str, Any]:
     from sr_models.experts.loading import load_expert
-    from sr_models.export.weights import check_with_spandrel
+    from sr_models.export.spandrel_check import check_with_spandrel
 
     path = context.output.path / file
     try:

@@ -10,7 +10,7 @@ from functools import partial
 
 from sr_assets.assets.gates import gate_experts, gate_trainee
 from sr_assets.assets.model_cache import cache_model
-from sr_assets.assets.training import train_model, training_datasets
+from sr_assets.assets.training import train_model
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage
@@ -32,7 +32,7 @@ def stages(recipe: Recipe) -> list[Stage]:
 
 def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
     path = f"models.{name}"
-    datasets = training_datasets(model, recipe.datasets)
+    datasets = recipe.training_datasets(model.datasets)
     settings = {
         "scale": recipe.scale,
         **slice_of(model, path, without=("licence", "control")),

@@ -73,7 +73,7 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
     Raises:
         StageError: the weights do not fit the network that the description names.
     """
-    from sr_models.training.devices import choose_device
+    from sr_models.device import pick_device
 
     description = read_description(output)
     network = _build(description)
@@ -85,7 +85,7 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
             f"{output.path / WEIGHTS} does not fit {description['architecture']} ({wrong[0]}): "
             "delete this output and build it again"
         ) from error
-    return LoadedModel(network.to(choose_device(device)).eval(), description)
+    return LoadedModel(network.to(pick_device(device)).eval(), description)
 
 
 def _build(description: Mapping[str, Any]) -> nn.Module:

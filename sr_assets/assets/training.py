@@ -64,14 +64,14 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
     """
     import torch
 
+    from sr_models.device import pick_device
     from sr_models.training.determinism import seeded
-    from sr_models.training.devices import choose_device
     from sr_models.training.loop import NonFiniteLoss, Task, train
 
     recipe, settings = context.recipe, model.train
-    datasets = training_datasets(model, recipe.datasets)
+    datasets = recipe.training_datasets(model.datasets)
     samples = _open_samples(context, datasets, trainee.caches)
-    device = choose_device(recipe.compute.device)
+    device = pick_device(recipe.compute.device).type
     with seeded(settings.seed):
         try:
             network = trainee.build()
@@ -134,11 +134,6 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         "steps": result.steps,
         **{f"psnr_y_{rival}": value for rival, value in rivals.items()},
     }
-
-
-def training_datasets(model: Model, every: Sequence[str] | Mapping[str, Any]) -> tuple[str, ...]:
-    """The datasets a model is trained on: its own choice, each once, or all of the recipe."""
-    return tuple(every) if model.datasets is None else tuple(dict.fromkeys(model.datasets))
 
 
 def validation_psnr(

@@ -26,7 +26,7 @@ def register(recipe: Recipe, name: str, source: str, *, benchmark: bool) -> None
         raise StageError(f"{folder} is no folder: give the folder that holds the images")
     if name in recipe.datasets or name in recipe.benchmarks:
         raise StageError(f"{name!r} is already a dataset or benchmark: choose another name")
-    dataset = Dataset(source=FolderSource(path=str(folder)), training=False)
+    dataset = Dataset(source=FolderSource(kind="folder", path=str(folder)), training=False)
     role = "benchmarks" if benchmark else "datasets"
     data = recipe.model_dump(mode="json")
     data[role][name] = dataset.model_dump(mode="json")

@@ -95,7 +95,7 @@ def _run(
         errors = {e.step_key: _reason(e) for e in run.all_events if e.is_step_failure}
         for ref in steps.values():
             key = job_step(ref)
-            if key in errors or not run.success and _unmade(instance, graph, ref):
+            if key in errors or (not run.success and _unmade(instance, graph, ref)):
                 result.failed[ref] = errors.get(key, "the run ended before it")
                 tell(f"{ref}: FAILED: {result.failed[ref]}")
             else:

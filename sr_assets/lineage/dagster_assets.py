@@ -85,7 +85,7 @@ def _dependencies(stage: Stage, graph: Graph) -> Iterator[dg.AssetDep]:
 def _make(
     stage: Stage, ref: Ref, graph: Graph, version: str, context: dg.AssetExecutionContext
 ) -> tuple[Output, bool]:
-    """The output of `ref` for its current inputs, made now or found whole; and whether it was found."""
+    """The output of `ref` for its current inputs, and whether it was found whole already."""
     inputs: dict[Ref, Output] = {}
     for parent in graph.inputs(ref):
         output = current_output(context.instance, graph, parent)
@@ -124,7 +124,9 @@ def _stage_context(
     context: dg.AssetExecutionContext,
 ) -> StageContext:
     def observe(points: Mapping[str, float | int]) -> None:
-        context.log_event(dg.AssetObservation(asset_key(ref), partition=ref.partition, metadata=points))
+        context.log_event(
+            dg.AssetObservation(asset_key(ref), partition=ref.partition, metadata=points)
+        )
 
     def bar(label: str, total: int, unit: str) -> AbstractContextManager[Any]:
         return terminal_bar(context.log.info, label, total, unit)

@@ -60,7 +60,11 @@ def _status(
     address = current_address(instance, ref)
     output = None if address is None else open_output(graph.folder(ref) / address)
     if output is None:
-        why = "never made" if address is None else f"its output {address} is no longer in {graph.root}"
+        why = (
+            "never made"
+            if address is None
+            else f"its output {address} is no longer in {graph.root}"
+        )
         return Status(ref, "missing", why, None, not late)
     if late:
         whys = [f"{r} is {found[r].state}" for r in late]

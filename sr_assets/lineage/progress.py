@@ -27,9 +27,7 @@ def terminal_bar(
         if silent:
             print(line, file=sys.stderr, flush=True)
 
-    with tqdm(
-        total=total, desc=label, unit=f" {unit}", leave=False, disable=silent
-    ) as bar:
+    with tqdm(total=total, desc=label, unit=f" {unit}", leave=False, disable=silent) as bar:
         started = last = time.monotonic()
         done = 0
 
@@ -54,4 +52,8 @@ def _line(done: int, total: int, unit: str, seconds: float) -> str:
 
 def _clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
+    return (
+        f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+        if minutes >= 60
+        else f"{minutes}:{rest:02d}"
+    )

@@ -35,7 +35,7 @@ def current_address(instance: dg.DagsterInstance, ref: Ref) -> str | None:
 
 
 def current_output(instance: dg.DagsterInstance, graph: Graph, ref: Ref) -> Output | None:
-    """The current output of `ref` in this graph's root, or None when it was never made or is gone."""
+    """The current output of `ref` in this graph's root; None when it was never made or is gone."""
     address = current_address(instance, ref)
     return None if address is None else open_output(graph.folder(ref) / address)
 

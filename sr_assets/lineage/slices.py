@@ -26,7 +26,9 @@ def slice_of(section: BaseModel, path: str, *, without: tuple[str, ...] = ()) ->
     flat: dict[str, Any] = {}
     for name, info in type(section).model_fields.items():
         extra = info.json_schema_extra
-        if name in without or (isinstance(extra, dict) and OUTSIDE_LINEAGE.items() <= extra.items()):
+        if name in without or (
+            isinstance(extra, dict) and OUTSIDE_LINEAGE.items() <= extra.items()
+        ):
             continue
         _flatten(getattr(section, name), f"{path}.{name}" if path else name, flat)
     return flat

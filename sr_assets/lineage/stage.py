@@ -70,7 +70,9 @@ class StageContext:
         return self.inputs[Ref(asset, partition)]
 
     @contextmanager
-    def progress(self, label: str, total: int, unit: str = "images") -> Iterator[Callable[[int], None]]:
+    def progress(
+        self, label: str, total: int, unit: str = "images"
+    ) -> Iterator[Callable[[int], None]]:
         """A progress bar in the terminal, log lines in Dagster; yields `advance(n)`."""
         with self.bar(label, total, unit) as advance:
             yield advance

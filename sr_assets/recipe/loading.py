@@ -54,7 +54,9 @@ def load_recipe(name: str | Path) -> Recipe:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(f"{path}{where}: no valid YAML: {getattr(error, 'problem', error)}") from None
+        raise RecipeError(
+            f"{path}{where}: no valid YAML: {getattr(error, 'problem', error)}"
+        ) from None
     if not isinstance(data, dict) or node is None:
         raise RecipeError(f"{path}: a recipe is a mapping of fields, such as `name: demo`")
     if repeated := list(_repeated_keys(node)):
@@ -77,7 +79,11 @@ def _messages(error: ValidationError, node: yaml.Node, path: Path) -> Iterator[s
             yield f"{path}:{line}: unknown field {field}: {hint}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
-            given = "" if problem["type"] in ("missing", "value_error") else f", not {problem['input']!r}"
+            given = (
+                ""
+                if problem["type"] in ("missing", "value_error")
+                else f", not {problem['input']!r}"
+            )
             yield f"{path}:{line}: {field}: {message[0].lower()}{message[1:]}{given}"
 
 
@@ -130,7 +136,9 @@ def _line_of(node: yaml.Node, loc: Loc) -> int:
                     break
             else:
                 return line
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
+        elif (
+            isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value)
+        ):
             node = node.value[part]
             line = node.start_mark.line + 1
         else:

@@ -14,8 +14,11 @@ DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+#: Rows that every report has.
+_RESERVED = {"bicubic", "mean", "convex", "hr", "lr"}
+
 #: Marks a field that cannot change a result: it stays outside every code version.
-OUTSIDE_LINEAGE = {"lineage": False}
+OUTSIDE_LINEAGE: dict[str, Any] = {"lineage": False}
 
 
 class Strict(BaseModel):
@@ -27,7 +30,7 @@ class Strict(BaseModel):
 class FolderSource(Strict):
     """Images of a folder and everything below it."""
 
-    kind: Literal["folder"] = "folder"
+    kind: Literal["folder"]
     path: str = Field(description="Folder, relative to the recipe file or absolute.")
     include: tuple[str, ...] = Field(
         ("*",), description="Shell patterns; a file is taken when one matches its relative path."
@@ -69,7 +72,9 @@ class Silver(Strict):
     patch_size: int = Field(256, ge=16, description="Side of an HR patch (px).")
     stride: int = Field(256, ge=1, description="Step between training patches (px).")
     min_detail: float = Field(
-        0.0, ge=0, description="Patches whose mean |Laplacian| of luma (0..255) is lower are left out."
+        0.0,
+        ge=0,
+        description="Patches whose mean |Laplacian| of luma (0..255) is lower are left out.",
     )
     validation_share: float = Field(
         0.1, gt=0, lt=1, description="Share of source images held out for validation, at least one."
@@ -147,7 +152,9 @@ class Train(Strict):
     learning_rate: float = Field(2e-4, gt=0, description="Largest learning rate (AdamW).")
     min_learning_rate: float = Field(1e-7, ge=0, description="Where the cosine ends.")
     warmup: int = Field(500, ge=0, description="Steps of linear warm-up.")
-    weight_decay: float = Field(0.0, ge=0, description="Decoupled; not on one-dimensional parameters.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled; not on one-dimensional parameters."
+    )
     betas: tuple[float, float] = Field((0.9, 0.99), description="Of AdamW.")
     clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 switches clipping off.")
     ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
@@ -161,7 +168,10 @@ class Train(Strict):
     validate_every: int = Field(1000, ge=1, description="Steps between validations.")
     seed: int = Field(42, description="Seed of initialisation, crops and flips.")
     checkpoint_every: int = Field(
-        500, ge=1, description="Steps between resumable checkpoints.", json_schema_extra=OUTSIDE_LINEAGE
+        500,
+        ge=1,
+        description="Steps between resumable checkpoints.",
+        json_schema_extra=OUTSIDE_LINEAGE,
     )
     keep_best: int = Field(
         1, ge=1, le=20, description="Best checkpoints kept.", json_schema_extra=OUTSIDE_LINEAGE
@@ -173,7 +183,10 @@ class Train(Strict):
         (), description="Steps whose checkpoints are kept.", json_schema_extra=OUTSIDE_LINEAGE
     )
     log_every: int = Field(
-        50, ge=1, description="Steps between points of the curves.", json_schema_extra=OUTSIDE_LINEAGE
+        50,
+        ge=1,
+        description="Steps between points of the curves.",
+        json_schema_extra=OUTSIDE_LINEAGE,
     )
 
 
@@ -217,10 +230,14 @@ class StudentModel(ModelBase):
     network: Network
     teacher: Name = Field(description="The model or expert whose cached SR it also learns from.")
     teacher_weight: float = Field(
-        0.5, ge=0, le=1, description="Share of the loss against the teacher; the rest is against HR."
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the loss against the teacher; the rest is against HR.",
     )
     control: Name | None = Field(
-        None, description="A plain model with the same network: what the student is without teacher."
+        None,
+        description="A plain model with the same network: what the student is without teacher.",
     )
 
 
@@ -268,7 +285,9 @@ class Recipe(Strict):
     )
     scale: Literal[2, 3, 4, 8] = Field(4, description="Upscaling factor.")
     seed: int = Field(42, description="Seed of splits and degradations.")
-    datasets: dict[DatasetName, Dataset] = Field(min_length=1, description="Image sets for training.")
+    datasets: dict[DatasetName, Dataset] = Field(
+        min_length=1, description="Image sets for training."
+    )
     benchmarks: dict[DatasetName, Dataset] = Field(
         default_factory=dict, description="Image sets for evaluation only."
     )
@@ -285,8 +304,8 @@ class Recipe(Strict):
     )
 
     def training_datasets(self, names: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """The datasets to train on: `names`, or all that are meant for training."""
-        return names or tuple(n for n, d in self.datasets.items() if d.training)
+        """The datasets to train on: `names`, each once, or all that are meant for training."""
+        return tuple(dict.fromkeys(names or (n for n, d in self.datasets.items() if d.training)))
 
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
@@ -302,6 +321,9 @@ def _cross_check(recipe: Recipe) -> list[str]:
     both = set(recipe.datasets) & set(recipe.benchmarks)
     if both:
         problems.append(f"{sorted(both)} is a dataset and a benchmark: rename one")
+    taken = _RESERVED & {*recipe.experts, *recipe.models}
+    if taken:
+        problems.append(f"{sorted(taken)} is a row of every report: rename that expert or model")
     both = set(recipe.experts) & set(recipe.models)
     if both:
         problems.append(f"{sorted(both)} is an expert and a model: rename one")
@@ -341,7 +363,9 @@ def _cross_check(recipe: Recipe) -> list[str]:
     for name in recipe.release.models or ():
         known("release.models", name, recipe.models)
     if _teacher_cycle(recipe):
-        problems.append(f"models: {' -> '.join(_teacher_cycle(recipe))} teach each other in a circle")
+        problems.append(
+            f"models: {' -> '.join(_teacher_cycle(recipe))} teach each other in a circle"
+        )
     return problems
 
 

@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 from accelerate.utils import GradientAccumulationPlugin
 
+from sr_models.device import pick_device
+
 log = logging.getLogger(__name__)
 
 
@@ -21,7 +23,7 @@ def open_accelerator(device: str, precision: str) -> Accelerator:
     A precision that the device lacks falls back to fp32 with one warning. Raises ValueError for a
     device that is not there.
     """
-    device = choose_device(device)
+    device = pick_device(device).type
     if not has_precision(device, precision):
         log.warning("precision %s: %s does not have it, training in fp32", precision, device)
         precision = "fp32"
@@ -34,22 +36,6 @@ def open_accelerator(device: str, precision: str) -> Accelerator:
         # The loop accumulates by itself; an explicit plugin keeps environment variables out.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
     )
-
-
-def choose_device(name: str) -> str:
-    """`cpu`, `cuda` or `mps`; `auto` takes the best one that is there."""
-    there = {
-        "cuda": torch.cuda.is_available(),
-        "mps": torch.backends.mps.is_available(),
-        "cpu": True,
-    }
-    if name == "auto":
-        return next(device for device, present in there.items() if present)
-    if name not in there:
-        raise ValueError(f"device {name!r} is not one of {['auto', *there]}")
-    if not there[name]:
-        raise ValueError(f"device {name}: torch finds none on this machine, choose auto or cpu")
-    return name
 
 
 def has_precision(device: str, precision: str) -> bool:

@@ -17,7 +17,8 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "__init__.py").write_text('"""Nothing but a docstring."""\n')
     (folder / "entry.py").write_text(
-        "from ourpackage import near\n\ndef run():\n    from ourpackage.far import value\n    return value\n"
+        "from ourpackage import near\n\ndef run():\n    from ourpackage.far import value\n"
+        "    return value\n"
     )
     (folder / "near.py").write_text("x = 1\n")
     (folder / "far.py").write_text("value = 2\n")
@@ -61,7 +62,8 @@ def test_a_module_that_is_not_imported_does_not_count(package: Path) -> None:
 
 def test_type_checking_imports_do_not_count(package: Path) -> None:
     (package / "near.py").write_text(
-        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from ourpackage import other\nx = 1\n"
+        "from typing import TYPE_CHECKING\n"
+        "if TYPE_CHECKING:\n    from ourpackage import other\nx = 1\n"
     )
     assert "ourpackage.other" not in digests()
 

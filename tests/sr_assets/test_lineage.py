@@ -17,6 +17,9 @@ from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 
 
+_HOME = {"concurrency": {"pools": {"default_limit": 1}}, "telemetry": {"enabled": False}}
+
+
 class World:
     """Text files stand for images: raw[d] reads a file, upper[d] its capitals, total reads both."""
 
@@ -30,11 +33,18 @@ class World:
     def graph(self) -> Graph:
         source = {"kind": "builtin", "images": ["x.png"]}
         recipe = Recipe.model_validate(
-            {"name": "world", "root": str(self.folder), "datasets": {d: {"source": source} for d in self.texts}}
+            {
+                "name": "world",
+                "root": str(self.folder),
+                "datasets": {d: {"source": source} for d in self.texts},
+            }
         )
         module = ("sr_assets.lineage.stage",)  # steering: an empty code slice
         stages = [
-            Stage("raw/text", "", "g", self.raw, module, partitions="dataset", outside=lambda p: {p: self.texts[p]}),
+            Stage(
+                "raw/text", "", "g", self.raw, module, partitions="dataset",
+                outside=lambda p: {p: self.texts[p]},
+            ),
             Stage(
                 "upper/text", "", "g", self.upper, module, partitions="dataset",
                 inputs=lambda p: [Ref("raw/text", p)], settings=self.settings,
@@ -91,9 +101,7 @@ class World:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     (tmp_path / "home").mkdir()
-    with dg.DagsterInstance.local_temp(
-        str(tmp_path / "home"), overrides={"concurrency": {"pools": {"default_limit": 1}}}
-    ) as instance:
+    with dg.DagsterInstance.local_temp(str(tmp_path / "home"), overrides=_HOME) as instance:
         (tmp_path / "root").mkdir()
         yield World(tmp_path / "root", instance)
 
@@ -107,7 +115,9 @@ def test_everything_is_missing_then_made_then_fresh(world: World) -> None:
     assert world.make().made == [] and world.ran == []
 
 
-def test_a_change_outside_reruns_that_partition_and_stops_where_content_is_equal(world: World) -> None:
+def test_a_change_outside_reruns_that_partition_and_stops_where_content_is_equal(
+    world: World,
+) -> None:
     world.make()
     world.texts["a"] = "one  "  # another fingerprint, the same content once stripped
     states = world.states()
@@ -176,21 +186,12 @@ def test_dagster_sees_versions_metadata_checks_and_observations(world: World) ->
     assert tags["dagster/data_version"] == output.data_version
     assert isinstance(event.asset_materialization.metadata["table"], dg.MarkdownMetadataValue)
     check = dg.AssetCheckKey(key, "long")
-    record = world.instance.event_log_storage.get_latest_asset_check_execution_by_key([check])[check]
+    record = world.instance.event_log_storage.get_latest_asset_check_execution_by_key([check])[
+        check
+    ]
     assert record.status.value == "SUCCEEDED"
     seen = world.instance.fetch_observations(key, limit=5).records
     assert [r.asset_observation.metadata["parts"].value for r in seen if r.asset_observation] == [2]
-
-
-def test_status_agrees_with_dagsters_own_staleness(world: World) -> None:
-    from dagster._core.definitions.data_version import CachingStaleStatusResolver, StaleStatus
-
-    world.make()
-    graph = world.graph()
-    resolver = CachingStaleStatusResolver(
-        world.instance, build_defs(graph).resolve_asset_graph(), None  # type: ignore[arg-type]
-    )
-    assert resolver.get_status(dg.AssetKey(["total", "text"])) is StaleStatus.FRESH
 
 
 def test_to_do_keeps_inputs_first(world: World) -> None:

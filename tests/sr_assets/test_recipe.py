@@ -93,8 +93,13 @@ def test_missing_file_lists_the_shipped_recipes(tmp_path: Path) -> None:
 
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(field=st.text(string.ascii_lowercase, min_size=1, max_size=12), depth=st.sampled_from(["", "gold", "compute"]))
-def test_any_unknown_field_is_an_error_with_its_line(tmp_path: Path, field: str, depth: str) -> None:
+@given(
+    field=st.text(string.ascii_lowercase, min_size=1, max_size=12),
+    depth=st.sampled_from(["", "gold", "compute"]),
+)
+def test_any_unknown_field_is_an_error_with_its_line(
+    tmp_path: Path, field: str, depth: str
+) -> None:
     section = Recipe if not depth else Recipe.model_fields[depth].annotation
     if field in section.model_fields:
         return
@@ -105,8 +110,16 @@ def test_any_unknown_field_is_an_error_with_its_line(tmp_path: Path, field: str,
     assert f":{5 if not depth else 6}:" in message
 
 
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda c: st.lists(c) | st.dictionaries(st.text(), c), max_leaves=8))
-def test_any_yaml_loads_or_is_a_recipe_error(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda c: st.lists(c) | st.dictionaries(st.text(), c),
+        max_leaves=8,
+    )
+)
+def test_any_yaml_loads_or_is_a_recipe_error(
+    tmp_path_factory: pytest.TempPathFactory, value: object
+) -> None:
     folder = tmp_path_factory.mktemp("any")
     with pytest.raises(RecipeError):
         load_recipe(write(folder, yaml.safe_dump(value)))

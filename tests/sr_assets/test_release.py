@@ -245,14 +245,14 @@ def test_weights_that_spandrel_reads_otherwise_stop_the_export(
 ) -> None:
     import dataclasses
 
-    from sr_models.export import weights
+    from sr_models.export import spandrel_check
 
-    check = weights.check_with_spandrel
+    check = spandrel_check.check_with_spandrel
 
     def differ(path: Path, network: torch.nn.Module) -> Any:
         return dataclasses.replace(check(path, network), max_difference=0.5)
 
-    monkeypatch.setattr(weights, "check_with_spandrel", differ)
+    monkeypatch.setattr(spandrel_check, "check_with_spandrel", differ)
     with pytest.raises(StageError, match=r"differs from the trained network by 0\.5"):
         world.run(export, "model/student/export")
 

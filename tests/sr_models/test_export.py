@@ -22,12 +22,8 @@ from sr_models.export.onnx import (
     export_gate_onnx,
     export_onnx,
 )
-from sr_models.export.weights import (
-    check_with_spandrel,
-    digest_weights,
-    merged_state,
-    serialise_weights,
-)
+from sr_models.export.spandrel_check import check_with_spandrel
+from sr_models.export.weights import digest_weights, merged_state, serialise_weights
 from sr_models.fusion.gate import GateFusion
 
 
