@@ -73,15 +73,17 @@ def _is_steering(name: str) -> bool:
 
 @functools.cache
 def _source_path(name: str) -> Path | None:
-    if name.split(".")[0] not in _OURS:
+    """File of a module of ours, or None; looked up by its path, since `find_spec` would import its
+    parents, and torch with them."""
+    top, *rest = name.split(".")
+    if top not in _OURS:
         return None
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
+    spec = importlib.util.find_spec(top)
     if spec is None or spec.origin is None:
         return None
-    return Path(spec.origin)
+    base = Path(spec.origin).parent.joinpath(*rest)
+    candidates = (base / "__init__.py", base.with_suffix(".py")) if rest else (Path(spec.origin),)
+    return next((file for file in candidates if file.is_file()), None)
 
 
 @functools.cache

@@ -16,7 +16,6 @@ from sr_assets.lineage.records import current_output
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 
-
 _HOME = {"concurrency": {"pools": {"default_limit": 1}}, "telemetry": {"enabled": False}}
 
 
