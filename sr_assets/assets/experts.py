@@ -227,6 +227,7 @@ def _make_cache(name: str, context: StageContext) -> dict[str, Any]:
             "weights_sha256": weights.read_json(_CARD)["sha256"],
             "dtype": wanted.dtype,
             "tap": expert.feature_module if wanted.features else None,
+            "provenance": dict(context.origin),
         },
     )
     started, made = time.monotonic(), 0

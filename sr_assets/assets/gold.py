@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sr_assets.lineage.code_version import code_version
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
@@ -53,7 +52,7 @@ def _run(context: StageContext) -> dict[str, Any]:
         )
     patches = PatchReader(context.input(_SILVER, context.partition))
     writer = PairWriter(
-        context.output, len(patches), gold.variants, patches.size // scale, _origin(context)
+        context.output, len(patches), gold.variants, patches.size // scale, dict(context.origin)
     )
     try:
         _degrade(context, patches, writer)
@@ -102,12 +101,3 @@ def _degrade(context: StageContext, patches: PatchReader, writer: PairWriter) ->
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-
-
-def _origin(context: StageContext) -> dict[str, Any]:
-    (stage,) = stages(context.recipe)
-    return {
-        "inputs": {str(ref): output.data_version for ref, output in context.inputs.items()},
-        "code_version": code_version(stage),
-        "recipe": dict(stage.settings),
-    }

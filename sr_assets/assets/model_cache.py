@@ -41,7 +41,7 @@ def cache_model(context: StageContext, name: str) -> dict[str, Any]:
         variants=pairs.variants,
         size=pairs.size * model.scale,
         features=None,
-        attributes={"model": name, "scale": model.scale},
+        attributes={"model": name, "scale": model.scale, "provenance": dict(context.origin)},
     )
     total = len(pairs) * pairs.variants
     with context.progress(f"{name} on {context.partition}", total) as advance:

@@ -17,7 +17,6 @@ import numpy as np
 
 from sr_assets.assets.bronze import KEY as BRONZE
 from sr_assets.assets.bronze import load_images, read_image
-from sr_assets.lineage.code_version import code_version
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.pictures import Pixels
@@ -111,7 +110,11 @@ def _run(context: StageContext) -> dict[str, Any]:
         corners = _with_detail(context, bronze, rows, corners, training)
     positions = _positions(rows, corners, validation)
     writer = PatchWriter(
-        context.output, positions, silver.patch_size, [row.path for row in rows], _origin(context)
+        context.output,
+        positions,
+        silver.patch_size,
+        [row.path for row in rows],
+        dict(context.origin),
     )
     _cut(context, bronze, rows, corners, writer)
 
@@ -301,12 +304,3 @@ def _size(row: ManifestRow) -> tuple[int, int]:
 
 def _shown(row: ManifestRow) -> str:
     return f"{row.path} ({row.width}x{row.height})"
-
-
-def _origin(context: StageContext) -> dict[str, Any]:
-    (stage,) = stages(context.recipe)
-    return {
-        "inputs": {str(ref): output.data_version for ref, output in context.inputs.items()},
-        "code_version": code_version(stage),
-        "recipe": dict(stage.settings),
-    }

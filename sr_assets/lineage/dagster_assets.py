@@ -100,15 +100,18 @@ def _make(
         if (whole := open_output(final)) is not None:
             return whole, True
         folder = OutputFolder(final)
+        origin = {
+            "code_version": version,
+            "settings": {**stage.settings, **stage.partition_settings(ref.partition)},
+            "inputs": {str(r): output.data_version for r, output in inputs.items()},
+        }
         started = time.monotonic()
-        metadata = stage.run(_stage_context(ref, graph, folder, inputs, context))
+        metadata = stage.run(_stage_context(ref, graph, folder, inputs, origin, context))
         marker = {
             "asset": ref.asset,
             "partition": ref.partition,
-            "code_version": version,
-            "settings": {**stage.settings, **stage.partition_settings(ref.partition)},
+            **origin,
             "modules": module_digests(stage.modules),
-            "inputs": {str(r): output.data_version for r, output in inputs.items()},
             "outside": outside,
             "metadata": metadata,
             "seconds": round(time.monotonic() - started, 2),
@@ -121,6 +124,7 @@ def _stage_context(
     graph: Graph,
     folder: OutputFolder,
     inputs: Mapping[Ref, Output],
+    origin: Mapping[str, Any],
     context: dg.AssetExecutionContext,
 ) -> StageContext:
     def observe(points: Mapping[str, float | int]) -> None:
@@ -131,7 +135,7 @@ def _stage_context(
     def bar(label: str, total: int, unit: str) -> AbstractContextManager[Any]:
         return terminal_bar(context.log.info, label, total, unit)
 
-    return StageContext(graph.recipe, ref, folder, inputs, context.log.info, observe, bar)
+    return StageContext(graph.recipe, ref, folder, inputs, context.log.info, observe, bar, origin)
 
 
 def _alone(final: Any) -> AbstractContextManager[Any]:

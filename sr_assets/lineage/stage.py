@@ -49,6 +49,8 @@ class StageContext:
     observe: Observe
     #: (label, total, unit) -> context manager that yields `advance(n)`.
     bar: Callable[[str, int, str], Any]
+    #: What a store keeps as its provenance: digests of the inputs, code version, recipe slice.
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def partition(self) -> str:
