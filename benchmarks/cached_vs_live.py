@@ -52,6 +52,9 @@ READ, STEP = "read the batch", "fusion step"
 #: and 388 GFLOP: seven phases where the gate has a few convolutions. Measured on one core.
 LARGE_FUSION_STEP = 6.0
 
+#: A cached step takes milliseconds, and in training one follows the other: the middle one counts.
+CACHED_RUNS = 5
+
 HELP = """
 Measures one training step of the fusion network (kind: gate), both ways in turn, on the CPU:
 
@@ -67,12 +70,13 @@ on another thread and keeps 512 MB of patches in memory, so the ratio is on the 
 sizes
   demo  the four small experts that ship with the package; patches, batch and crop of `srd demo`
   full  HAT-L, DRCT-L, GRL-B and EDSR-L with random weights (a step costs the same with any),
-        batch 1, LR 64x64: about a CPU-minute for each time all experts run, which is repeats + 1
-        times, and 3 GB of memory
+        batch 1, LR 64x64: about 40 CPU seconds for each time all experts run, which is repeats + 1
+        times, and 2 GiB of memory
 
-The ratio is live over cached, the median over repeats. It counts CPU seconds of all threads, which
-other programs on the machine hardly change; wall-clock time stands beside it. Standard output ends
-with one line of JSON for each size that was measured, the full size last.
+A repeat is one live step and the middle one of five cached steps on the same batch. The ratio is
+live over cached, the median over repeats. It counts CPU seconds of all threads, which other
+programs on the machine change far less than wall-clock time, which stands beside it. Standard
+output ends with one line of JSON for each size that was measured, the full size last.
 """
 EXAMPLE = """
 example:
@@ -233,7 +237,9 @@ def measure(setting: Setting, experts: Mapping[str, Expert], folder: Path) -> di
         for way in ("live", "cached") if repeat % 2 == 0 else ("cached", "live"):
             note(f"{setting.size}: repeat {repeat + 1} of {setting.repeats}, {way}")
             live = experts if way == "live" else {}
-            times[way].append(run_step(setting, stores[way], live, step, repeat))
+            runs = 1 if live else CACHED_RUNS
+            watches = [run_step(setting, stores[way], live, step, repeat) for _ in range(runs)]
+            times[way].append(sorted(watches, key=lambda w: sum(w.cpu.values()))[runs // 2])
     return report(setting, experts, times, describe(step.network))
 
 
@@ -355,8 +361,8 @@ def report(
         f"{setting.size}: {len(experts)} experts ({weights}), a gate of {parameters:,} parameters, "
         f"batch {setting.batch}, LR {setting.crop}x{setting.crop} out of "
         f"{setting.patch}x{setting.patch}, x{SCALE}\n"
-        f"CPU, {torch.get_num_threads()} threads, medians of {setting.repeats} repeats, "
-        f"{memory:.1f} GiB of memory at most\n"
+        f"on the CPU, threads: {torch.get_num_threads()}, repeats: {setting.repeats} (medians are "
+        f"shown), {memory:.1f} GiB of memory at most\n"
     )
     print(f"| {'part':<27} | live CPU s | cached CPU s | live wall s | cached wall s |")
     print(f"|{'-' * 29}|-----------:|-------------:|------------:|--------------:|")

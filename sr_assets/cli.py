@@ -242,7 +242,8 @@ def verify(selection: tuple[str, ...], recipe_name: str, sample: int, as_json: b
     with _Project(recipe_name) as project:
         graph = project.graph
         chosen = graph.select(list(selection)) if selection else set(graph.refs())
-        found = verify_outputs(graph, project.instance, chosen, sample, _tell)
+        tell: Tell = (lambda line: None) if as_json else _tell
+        found = verify_outputs(graph, project.instance, chosen, sample, tell)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     bad = {name: lines for name, lines in found.items() if lines}

@@ -5,6 +5,7 @@ Starts, guards and stops the processes; what they show is `definitions.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -14,19 +15,20 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
-import psutil
-
 from sr_assets.definitions import RECIPE_VARIABLE
-from sr_assets.home import dagster_home
+from sr_assets.graph import build_graph
+from sr_assets.home import dagster_home, open_instance
+from sr_assets.lineage.runs import bury_dead_runs
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.loading import load_recipe, shipped_recipes
 
 _HOST = "127.0.0.1"
-_STOP_AFTER = 15.0  # seconds for a clean end, before what is left is killed
+_CLEAN_END = 10.0  # seconds for the servers to end by themselves, before what is left is killed
 
 
 def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
@@ -36,18 +38,18 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
         RecipeError: the recipe cannot be used.
         StageError: the port is taken, or a UI runs already on the same Dagster home.
     """
-    load_recipe(recipe_name)  # a mistake is told here, not in a stack trace of the server
+    build_graph(load_recipe(recipe_name))  # a mistake is told here, not in a server's stack trace
     if recipe_name not in shipped_recipes():
         recipe_name = str(Path(recipe_name).absolute())
     home = dagster_home()
     address = f"http://{_HOST}:{port}"
-    with _only_one(home, address) as lock, _stopped_by_signals() as stopped:
+    with _only_one(home) as lock, _signals() as asked:
         _refuse_busy(port)
         server = subprocess.Popen(  # noqa: S603
             [
                 *(sys.executable, "-W", "ignore", "-m", "dagster", "dev"),
-                *("-m", "sr_assets.definitions", "-h", _HOST, "-p", str(port)),
-                *("--log-level", "warning", "--code-server-log-level", "warning"),
+                *("-w", str(files("sr_assets") / "workspace.yaml"), "-h", _HOST, "-p", str(port)),
+                *("--log-level", "error", "--code-server-log-level", "warning"),
             ],
             env={**os.environ, RECIPE_VARIABLE: recipe_name},
             # Its own group, so that Ctrl-C reaches it once and through us.
@@ -55,23 +57,26 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
             # The lock lives as long as the daemon, even when this process is killed.
             pass_fds=(lock.fileno(),),
         )
+        lock.write(f"{address} (process {server.pid})")
+        lock.flush()
         tell(f"Starting the Dagster UI of {recipe_name} ...")
         try:
             told = False
-            while not stopped() and server.poll() is None:
+            while not asked() and server.poll() is None:
                 if not told and _answers(address):
                     told = True
                     tell(f"The graph is at {address} (Ctrl-C stops it)")
                 time.sleep(0.2)
-            if stopped():
-                tell("Stopping ...")
-            return 0 if stopped() else server.returncode or 1
+            if not asked():
+                return server.returncode or 1
+            tell("Stopping ... (Ctrl-C again: at once)")
+            return 0
         finally:
-            _stop(server)
+            _stop(server, lambda: asked() > 1)
 
 
 @contextmanager
-def _only_one(home: Path, address: str) -> Iterator[IO[str]]:
+def _only_one(home: Path) -> Iterator[IO[str]]:
     """Holds the home: two daemons on one would both start every queued run."""
     import fcntl
 
@@ -85,8 +90,6 @@ def _only_one(home: Path, address: str) -> Iterator[IO[str]]:
                 "or set DAGSTER_HOME to another folder"
             ) from None
         lock.truncate(0)
-        lock.write(address)
-        lock.flush()
         yield lock
 
 
@@ -100,13 +103,13 @@ def _refuse_busy(port: int) -> None:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], bool]]:
-    """Yields a question: did somebody ask us to stop since?"""
-    asked = False
+def _signals() -> Iterator[Callable[[], int]]:
+    """Yields a question: how often did somebody ask us to stop?"""
+    asked = 0
 
     def note(number: int, frame: FrameType | None) -> None:
         nonlocal asked
-        asked = True
+        asked += 1
 
     before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
@@ -124,19 +127,18 @@ def _answers(address: str) -> bool:
         return False
 
 
-def _stop(server: subprocess.Popen[bytes]) -> None:
-    """Ends the server and all it started, runs too: those are marked as cancelled."""
-    try:
-        family = psutil.Process(server.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        family = []
+def _stop(server: subprocess.Popen[bytes], at_once: Callable[[], bool]) -> None:
+    """Ends the server and all it started; its runs are cancelled, what they finished stays."""
     if server.poll() is None:
-        os.killpg(server.pid, signal.SIGINT)
-        try:
-            server.wait(_STOP_AFTER)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
-    _, alive = psutil.wait_procs(family, timeout=2)
-    for process in alive:
-        process.kill()
+        server.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + _CLEAN_END
+        while server.poll() is None and time.monotonic() < deadline and not at_once():
+            time.sleep(0.1)
+    # What is left of its group: steps that are at work, and servers that wait for those.
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.poll()
+            time.sleep(0.1)
+    with open_instance() as instance:
+        bury_dead_runs(instance)

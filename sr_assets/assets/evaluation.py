@@ -21,7 +21,6 @@ from sr_assets.report.page import templates_digest
 
 BASELINES, LEADERBOARD = "evaluation/baselines", "evaluation/leaderboard"
 _BRONZE = "bronze/images"
-_GROUP = "evaluation"
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -45,7 +44,7 @@ def _expert(recipe: Recipe, name: str) -> Stage:
     return Stage(
         key=f"expert/{name}/evaluation",
         description=f"Expert {name} measured on a benchmark, and its pictures.",
-        group=_GROUP,
+        group=f"expert_{name}",
         run=partial(evaluate_expert, name=name),
         modules=("sr_assets.evaluation.experts",),
         kinds=frozenset({"pytorch"}),
@@ -69,7 +68,7 @@ def _model(recipe: Recipe, name: str) -> Stage:
     return Stage(
         key=f"model/{name}/evaluation",
         description=f"Model {name} measured on a benchmark, and its pictures.",
-        group=_GROUP,
+        group=f"model_{name}",
         run=partial(evaluate_model, name=name),
         modules=("sr_assets.evaluation.models",),
         kinds=frozenset({"pytorch"}),
@@ -93,7 +92,7 @@ def _baselines(recipe: Recipe) -> Stage:
     return Stage(
         key=BASELINES,
         description=f"The controls, measured on a benchmark: bicubic{mixes}.",
-        group=_GROUP,
+        group="baselines",
         run=evaluate_baselines,
         modules=("sr_assets.evaluation.baselines",),
         kinds=frozenset({"image"}),
@@ -117,7 +116,7 @@ def _leaderboard(recipe: Recipe) -> Stage:
     return Stage(
         key=LEADERBOARD,
         description="Every row side by side: numbers, checks and a page to look at.",
-        group=_GROUP,
+        group="leaderboard",
         run=make_leaderboard,
         modules=("sr_assets.evaluation.leaderboard",),
         kinds=frozenset({"html"}),

@@ -59,7 +59,7 @@ def _weights(recipe: Recipe, name: str) -> Stage:
     return Stage(
         key=f"expert/{name}/weights",
         description=f"Weights of expert {name}: fetched, their digest verified, recognised.",
-        group="experts",
+        group=f"expert_{name}",
         run=partial(_make_weights, name),
         modules=("sr_assets.assets.experts", "sr_models.experts.loading"),
         kinds=frozenset(
@@ -179,7 +179,7 @@ def _cache(recipe: Recipe, name: str) -> Stage:
     return Stage(
         key=f"expert/{name}/cache",
         description=f"What expert {name} makes of every LR image, computed once and quantised.",
-        group="experts",
+        group=f"expert_{name}",
         run=partial(_make_cache, name),
         modules=("sr_assets.assets.experts", "sr_models.experts.running", "sr_models.device"),
         kinds=frozenset({"zarr", "pytorch"}),

@@ -52,7 +52,7 @@ def _stage(recipe: Recipe, name: str) -> Stage:
     return Stage(
         key=f"model/{name}/export",
         description=f"{name} as safetensors and ONNX, checked against the trained network.",
-        group="release",
+        group=f"model_{name}",
         run=run,
         modules=("sr_assets.assets.export",),
         kinds=frozenset({"onnx"}),

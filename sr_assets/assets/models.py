@@ -16,8 +16,6 @@ from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage
 from sr_assets.recipe.models import GateModel, Model, Recipe, StudentModel
 
-_GROUP = "models"
-
 
 def stages(recipe: Recipe) -> list[Stage]:
     """Checkpoints of all models of the recipe, and caches of those that a student learns from."""
@@ -57,7 +55,7 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
     return Stage(
         key=f"model/{name}/checkpoint",
         description=what,
-        group=_GROUP,
+        group=f"model_{name}",
         run=partial(train_model, name=name, model=model, trainee=trainee),
         modules=(module,),
         kinds=frozenset({"pytorch"}),
@@ -79,7 +77,7 @@ def _cache(recipe: Recipe, name: str, model: Model) -> Stage:
     return Stage(
         key=f"model/{name}/cache",
         description=f"What {name} makes of every LR of a dataset, for students to learn from.",
-        group=_GROUP,
+        group=f"model_{name}",
         run=partial(cache_model, name=name),
         modules=("sr_assets.assets.model_cache",),
         kinds=frozenset({"pytorch", "zarr"}),

@@ -48,7 +48,7 @@ def _stage(recipe: Recipe, name: str) -> Stage:
     return Stage(
         key=f"model/{name}/release",
         description=f"Publishes {name} to the registry when it passes its checks.",
-        group="release",
+        group=f"model_{name}",
         run=partial(_run, name),
         modules=("sr_assets.assets.release",),
         kinds=frozenset({"markdown"}),

@@ -4,7 +4,7 @@ The only place where a stage meets Dagster; what a stage computes is in `assets/
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -24,6 +24,25 @@ PARTITIONS: dict[Partitioning, dg.DynamicPartitionsDefinition] = {
     "benchmark": dg.DynamicPartitionsDefinition(name="benchmark"),
 }
 
+#: How a stage's metadata names a form that JSON has not.
+_FORMS: dict[str, Callable[[Any], Any]] = {
+    "md": dg.MetadataValue.md,
+    "path": dg.MetadataValue.path,
+    "url": dg.MetadataValue.url,
+}
+#: Numbers that say what a model is, not how it does: as text, since Dagster plots every number and
+#: plots of constants would bury the curves.
+_FACTS = (
+    "bytes",
+    "feature_channels",
+    "lr_side",
+    "multiple",
+    "parameters",
+    "scale",
+    "step",
+    "steps",
+)
+
 
 def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
     """The Dagster asset of a stage."""
@@ -34,6 +53,9 @@ def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
         description=stage.description,
         group_name=stage.group,
         kinds=set(stage.kinds),
+        metadata={"decided_by": dg.MetadataValue.json(dict(stage.settings))}
+        if stage.settings
+        else {},
         partitions_def=None if stage.partitions is None else PARTITIONS[stage.partitions],
         deps=list(_dependencies(stage, graph)),
         code_version=version,
@@ -151,38 +173,47 @@ def _alone(final: Any) -> AbstractContextManager[Any]:
 def _result(output: Output, reused: bool) -> dg.MaterializeResult:
     metadata = dict(output.metadata)
     checks = metadata.pop("checks", [])
-    address = output.path.name
     return dg.MaterializeResult(
         data_version=dg.DataVersion(output.data_version),
         metadata={
-            **{key: _metadata_value(value) for key, value in metadata.items()},
-            "address": address,
-            "path": dg.MetadataValue.path(str(output.path)),
+            **_displayed(metadata),
+            "took": dg.MetadataValue.text(f"{output.marker['seconds']:.1f} s"),
             "reused": reused,
-            "seconds": output.marker["seconds"],
+            "path": dg.MetadataValue.path(str(output.path)),
+            "address": output.path.name,
         },
         check_results=[
             dg.AssetCheckResult(
                 check_name=check["name"],
                 passed=check["passed"],
                 description=check["reason"],
-                metadata=check["numbers"],
+                metadata=_displayed(check["numbers"]),
             )
             for check in checks
         ],
     )
 
 
-def _metadata_value(value: Any) -> Any:
-    """Dagster's form of a stage's JSON metadata; `{"md": text}` and its like name their form."""
-    if isinstance(value, dict) and len(value) == 1:
-        ((form, inner),) = value.items()
-        if form == "md":
-            return dg.MetadataValue.md(inner)
-        if form == "path":
-            return dg.MetadataValue.path(inner)
-        if form == "url":
-            return dg.MetadataValue.url(inner)
+def _displayed(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Dagster's form of a stage's JSON metadata: tables first, and nothing that says nothing."""
+    said = {key: value for key, value in metadata.items() if value not in (None, [], {})}
+    tables = [key for key, value in said.items() if _form_of(value) is not None]
+    return {key: _metadata_value(key, said[key]) for key in dict.fromkeys([*tables, *said])}
+
+
+def _metadata_value(key: str, value: Any) -> Any:
+    """One value as Dagster shows it; `{"md": text}` and its like name their form."""
+    if (form := _form_of(value)) is not None:
+        return _FORMS[form](value[form])
     if isinstance(value, dict | list | tuple):
         return dg.MetadataValue.json(value)
-    return dg.MetadataValue.null() if value is None else value
+    if isinstance(value, bool | str):
+        return value
+    if key in _FACTS:
+        return dg.MetadataValue.text(f"{value:,}")
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _form_of(value: Any) -> str | None:
+    """The form that a stage named, if it named one."""
+    return next((f for f in _FORMS if isinstance(value, dict) and list(value) == [f]), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,8 +129,7 @@ def name_of(row: dict[str, Any]) -> str:
 
 def output_folders(root: Path) -> list[Path]:
     """Every folder below `root` that looks like a finished output: it is named by an address."""
-    hexadecimal = set("0123456789abcdef")
-    return [f for f in root.rglob("*") if f.is_dir() and len(f.name) == 24 and set(f.name) <= hexadecimal]  # fmt: skip
+    return [f for f in root.rglob("*") if f.is_dir() and re.fullmatch("[0-9a-f]{24}", f.name)]
 
 
 def tiny_recipe(sources: Path) -> dict[str, Any]:
@@ -154,14 +154,17 @@ def tiny_recipe(sources: Path) -> dict[str, Any]:
         "scale": SCALE,
         "datasets": {"photos": folder("photos"), "other": {**folder("other"), "training": False}},
         "benchmarks": {"bench": folder("bench")},
-        "silver": {"min_side": 96, "patch_size": 32, "stride": 8, "validation_share": 0.25},
+        "silver": {"min_side": 96, "patch_size": 32, "stride": 12, "validation_share": 0.25},
         "experts": {
             # one patch at a time: slow enough that a test can kill it between two shards
             "edsr": {**weights("edsr"), "features": True, "batch": 1},
             "compact": weights("compact"),
         },
         "models": {
-            "fusion": {"kind": "gate", "width": 8, "depth": 1, "train": {**train, "steps": 40, "learning_rate": 1e-3}},
+            "fusion": {
+                "kind": "gate", "width": 8, "depth": 1,
+                "train": {**train, "steps": 40, "learning_rate": 1e-3},
+            },
             "alone": {"kind": "plain", "network": network, "train": {**train, "steps": 200}},
             "student": {
                 "kind": "student", "network": network, "teacher": "fusion", "control": "alone",
@@ -176,7 +179,7 @@ def tiny_recipe(sources: Path) -> dict[str, Any]:
 
 
 def make_sources(sources: Path) -> None:
-    """Pictures and the weights of two experts that are better than bicubic, without any training."""
+    """Pictures, and the weights of two experts that beat bicubic without any training."""
     photos = [picture(seed) for seed in range(4)]
     for name, pictures in {
         "photos": photos,

@@ -1,0 +1,65 @@
+"""The Dagster code location: what it shows of a recipe, and how light it is to load."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+from tiny_project import Project
+
+from sr_assets.definitions import build_defs
+from sr_assets.graph import build_graph
+from sr_assets.recipe.loading import load_recipe
+
+HEAVY = (
+    "torch", "torchvision", "spandrel", "accelerate", "onnx", "onnxruntime", "skimage",
+    "huggingface_hub", "tensorboard",
+)  # fmt: skip
+DEMO_EXPERTS, DEMO_MODELS = ("hat", "drct", "grl", "edsr"), ("fusion", "student", "student_alone")
+
+
+def test_the_demo_shows_these_assets() -> None:
+    graph = build_graph(load_recipe("demo"))
+    definitions = build_defs(graph)
+    dg.Definitions.validate_loadable(definitions)
+    keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
+    assert keys == {
+        *("bronze/images", "silver/patches", "gold/pairs"),
+        *(f"expert/{e}/{w}" for e in DEMO_EXPERTS for w in ("weights", "cache", "evaluation")),
+        *(f"model/{m}/{w}" for m in DEMO_MODELS for w in ("checkpoint", "evaluation", "export")),
+        *("model/fusion/cache", "model/fusion/release", "model/student/release"),
+        *("evaluation/baselines", "evaluation/leaderboard"),
+    }
+    assert all(node.description and node.group_name for node in _nodes(definitions))
+
+
+def test_edges_read_only_the_partitions_that_count(empty: Project) -> None:
+    assets = build_defs(build_graph(load_recipe(empty.recipe_file))).resolve_asset_graph()
+
+    def edge(child: str, parent: str) -> dg.PartitionMapping | None:
+        node = assets.get(dg.AssetKey(child.split("/")))
+        return node.partition_mappings.get(dg.AssetKey(parent.split("/")))
+
+    photos, bench = (dg.SpecificPartitionsPartitionMapping([k]) for k in ("photos", "bench"))
+    assert edge("model/alone/checkpoint", "gold/pairs") == photos
+    assert edge("model/student/checkpoint", "model/fusion/cache") == photos
+    assert edge("evaluation/leaderboard", "model/alone/evaluation") == bench
+    assert edge("expert/edsr/cache", "gold/pairs") == dg.IdentityPartitionMapping()
+    assert edge("model/alone/evaluation", "bronze/images") == dg.IdentityPartitionMapping()
+    parents = assets.get(dg.AssetKey(["model", "alone", "checkpoint"])).parent_keys
+    assert {key.to_user_string() for key in parents} == {"gold/pairs", "silver/patches"}
+
+
+def test_loading_the_code_location_imports_nothing_heavy(tmp_path: Path) -> None:
+    script = (
+        "import sys\nimport sr_assets.definitions as d\nd.defs()\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+def _nodes(definitions: dg.Definitions) -> list[dg.AssetSpec]:
+    return list(definitions.resolve_all_asset_specs())
