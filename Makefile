@@ -12,7 +12,7 @@ ui: .venv/installed
 	@$(BIN)/srd ui
 
 test: .venv/installed-dev lint
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

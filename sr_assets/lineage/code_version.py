@@ -20,7 +20,6 @@ from sr_assets.lineage.stage import Stage
 _OURS = ("sr_models", "sr_assets")
 #: Modules that steer the work without taking part in it.
 _STEERING = (
-    "sr_assets.automation",
     "sr_assets.cli",
     "sr_assets.definitions",
     "sr_assets.graph",

@@ -1,1 +1,0 @@
-"""Schedules, sensors and asset checks."""
