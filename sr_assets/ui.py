@@ -45,6 +45,7 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
     address = f"http://{_HOST}:{port}"
     with _only_one(home) as lock, _signals() as asked:
         _refuse_busy(port)
+        _end_dead_runs()
         server = subprocess.Popen(  # noqa: S603
             [
                 *(sys.executable, "-W", "ignore", "-m", "dagster", "dev"),
@@ -140,5 +141,9 @@ def _stop(server: subprocess.Popen[bytes], at_once: Callable[[], bool]) -> None:
             os.killpg(server.pid, signal.SIGKILL)
             server.poll()
             time.sleep(0.1)
+    _end_dead_runs()
+
+
+def _end_dead_runs() -> None:
     with open_instance() as instance:
         bury_dead_runs(instance)

@@ -52,7 +52,6 @@ def test_an_added_dataset_is_filled_as_far_as_the_expert_caches(
     [
         (("add-dataset", "holiday", "nowhere"), "is no folder"),
         (("add-dataset", "photos", "."), "'photos' is already a dataset or benchmark"),
-        (("add-dataset", "bench", "."), "'bench' is already a dataset or benchmark"),
         (("add-dataset", "a/b", "."), "'a/b' cannot be a dataset"),
         (("backfill", "nobody"), "no dataset 'nobody'; there are: photos, other, bench"),
     ],
