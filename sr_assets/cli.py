@@ -6,6 +6,7 @@ commands about finished models are in `cli_models.py`.
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Callable
@@ -33,6 +34,11 @@ class _Commands(click.Group):
             click.echo(f"srd: {error}", err=True)
             ctx.exit(2)
         except StageError as error:
+            click.echo(f"srd: {error}", err=True)
+            ctx.exit(1)
+        except OSError as error:
+            if error.errno == errno.EPIPE:  # click ends quietly when nobody reads on
+                raise
             click.echo(f"srd: {error}", err=True)
             ctx.exit(1)
         except KeyboardInterrupt:
@@ -122,6 +128,8 @@ def build(selection: tuple[str, ...], recipe_name: str, dry_run: bool, as_json: 
     from sr_assets.lineage.build import to_do
     from sr_assets.lineage.plan import survey
 
+    if as_json and not dry_run:
+        raise click.UsageError("--json prints the plan: give --dry-run with it")
     with _Project(recipe_name) as project:
         graph = project.graph
         chosen = graph.select(list(selection)) if selection else set(graph.refs())
@@ -295,7 +303,7 @@ class _Project:
 
 
 def _build(project: _Project, chosen: Any) -> None:
-    """Builds, tells what happened, and ends with exit code 1 when something failed."""
+    """Builds, tells what happened, and ends with exit code 1 when something was left to do."""
     from sr_assets.definitions import build_defs
     from sr_assets.lineage.build import build as build_graph_outputs
 
@@ -306,6 +314,13 @@ def _build(project: _Project, chosen: Any) -> None:
             f"; {len(result.held_back)} that need them were not tried" if result.held_back else ""
         )
         click.echo(f"srd: {len(result.failed)} failed{held}", err=True)
+        raise SystemExit(1)
+    if result.held_back:
+        click.echo(
+            f"srd: {len(result.held_back)} outputs wait for inputs that changed meanwhile: "
+            "run srd build again",
+            err=True,
+        )
         raise SystemExit(1)
     click.echo(
         f"Made {len(result.made)} outputs." if result.made else "Everything is fresh: no step ran."

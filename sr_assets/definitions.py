@@ -15,9 +15,10 @@ from sr_assets.lineage.dagster_assets import to_asset
 from sr_assets.recipe.loading import load_recipe
 
 RECIPE_VARIABLE = "SRD_RECIPE"
-#: A process a step, forked from one that has imported the graph: a second less for each step.
+#: A process a step, forked from one that has imported Dagster but none of our code: a step must run
+#: the code that is there when it starts, since that is what its code version is computed from.
 _EXECUTOR = dg.multiprocess_executor.configured(
-    {"start_method": {"forkserver": {"preload_modules": ["sr_assets.definitions"]}}}
+    {"start_method": {"forkserver": {"preload_modules": ["dagster"]}}}
 )
 
 

@@ -31,7 +31,7 @@ class ReleaseInfo:
     architecture: str
     scale: int
     parameters: int | None
-    licence: str
+    licence: str | None
     bytes: int
     created: str
     psnr_y: dict[str, float | None]

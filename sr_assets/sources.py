@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.models import BuiltinSource, FolderSource, ImageSource
+from sr_assets.storage import MARKER
 
 #: Endings, in lower case, of what counts as an image. HEIC and JPEG XL cannot be read and are
 #: listed all the same: a photo in quarantine is seen, one that is ignored is missed.
@@ -74,6 +75,7 @@ def _scan(folder: Path, include: tuple[str, ...]) -> Found:
 
     Hidden entries are skipped. Links to folders are not followed: what they show inside `folder`
     has its own name there, and so no loop can arise. Links to files count where they stay inside.
+    Outputs of ours below `folder` are no photos: each would be an input of the next.
     """
     found = Found()
     root = folder.resolve()
@@ -89,6 +91,8 @@ def _scan(folder: Path, include: tuple[str, ...]) -> Found:
                     current, shown, f"folder cannot be listed: {(error.strerror or '').lower()}"
                 )
             )
+            continue
+        if current != root and any(entry.name == MARKER for entry in entries):
             continue
         for entry in entries:
             if entry.name.startswith("."):

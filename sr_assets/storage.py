@@ -22,6 +22,8 @@ from upath import UPath
 MARKER = "srd.json"
 _JOURNAL = ".journal.jsonl"
 _WORK = ".work"
+#: What a kill right after the rename leaves in a whole output.
+LEFTOVERS = (_WORK, _JOURNAL)
 _BLOCK = 1 << 20
 
 
@@ -54,12 +56,20 @@ class Output:
 def root_of(name: str, root: str | None) -> UPath:
     """Folder of all outputs of a recipe: its `root`, or `data/<name>` below the current folder."""
     folder = UPath(root or f"data/{name}")
-    return UPath(Path(folder.path).absolute()) if is_local(folder) else folder
+    return UPath(Path(folder.path).expanduser().absolute()) if is_local(folder) else folder
 
 
 def is_local(path: UPath) -> bool:
     """Whether `path` is on this machine's file system, where a rename is atomic."""
     return path.protocol in ("", "file", "local")
+
+
+def building_folder(final: UPath) -> Path:
+    """Hidden folder on this machine in which the output at `final` is built."""
+    if is_local(final):
+        return Path(str(final)).with_name(f".{final.name}.partial")
+    name = hashlib.sha256(str(final).encode()).hexdigest()[:24]
+    return Path.home() / ".cache" / "sr-distillery" / "building" / name
 
 
 def open_output(path: UPath) -> Output | None:
@@ -92,12 +102,7 @@ class OutputFolder:
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        if is_local(self.final):
-            final = Path(str(self.final))
-            self.path = final.with_name(f".{final.name}.partial")
-        else:
-            name = hashlib.sha256(str(self.final).encode()).hexdigest()[:24]
-            self.path = Path.home() / ".cache" / "sr-distillery" / "building" / name
+        self.path = building_folder(self.final)
         self.path.mkdir(parents=True, exist_ok=True)
         self._recover()
 

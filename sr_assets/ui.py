@@ -137,7 +137,8 @@ def _stop(server: subprocess.Popen[bytes], at_once: Callable[[], bool]) -> None:
             time.sleep(0.1)
     # What is left of its group: steps that are at work, and servers that wait for those.
     with contextlib.suppress(ProcessLookupError):
-        while True:
+        deadline = time.monotonic() + _CLEAN_END  # the dead whom nobody buries count as its group
+        while time.monotonic() < deadline:
             os.killpg(server.pid, signal.SIGKILL)
             server.poll()
             time.sleep(0.1)

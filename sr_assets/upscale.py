@@ -198,15 +198,24 @@ def write_picture(pixels: Pixels, target: Path) -> None:
 
 
 def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
-    """(input, output) of every picture, in a fixed order."""
-    if source.is_file():
-        if output.is_dir() or not output.suffix:
-            return [(source, output / _output_name(Path(source.name)))]
-        if output.suffix.lower() not in _FORMATS:
-            raise StageError(f"{output}: pictures are written as {', '.join(_FORMATS)}")
-        if output.resolve() == source.resolve():
-            raise StageError(f"{output} is the input itself: name another output")
-        return [(source, output)]
+    """(input, output) of every picture, in a fixed order; no output is an input."""
+    jobs = _file_jobs(source, output) if source.is_file() else _folder_jobs(source, output)
+    inputs = {path.resolve() for path, _ in jobs}
+    for _, target in jobs:
+        if target.resolve() in inputs:
+            raise StageError(f"{target} is an input itself: name another output")
+    return jobs
+
+
+def _file_jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
+    into_folder = output.is_dir() or not output.suffix
+    target = output / _output_name(Path(source.name)) if into_folder else output
+    if target.suffix.lower() not in _FORMATS:
+        raise StageError(f"{target}: pictures are written as {', '.join(_FORMATS)}")
+    return [(source, target)]
+
+
+def _folder_jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
     if not source.is_dir():
         raise StageError(f"there is no file or folder {source}")
     if output.is_file():
@@ -226,8 +235,9 @@ def _jobs(source: Path, output: Path) -> list[tuple[Path, Path]]:
 
 
 def _pictures(source: Path, output: Path) -> Iterator[Path]:
+    below = output.is_relative_to(source.resolve())
     for path in sorted(source.rglob("*")):
-        inside = path.resolve().is_relative_to(output)  # of an earlier run into a subfolder
+        inside = below and path.resolve().is_relative_to(output)  # of an earlier run
         if path.suffix.lower() in _READABLE and path.is_file() and not inside:
             yield path
 

@@ -6,11 +6,18 @@ say. `Scores` holds, for each row of the leaderboard and each benchmark, the mea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sr_assets.evaluation.results import BICUBIC, Score, Scores, largest_offset
+from sr_assets.evaluation.results import (
+    BICUBIC,
+    Score,
+    Scores,
+    compare_psnr,
+    largest_absolute_offset,
+)
+from sr_assets.lineage.slices import slice_of
 from sr_assets.recipe.models import GateModel, ModelBase, PlainModel, Recipe, StudentModel
 
 #: Largest mean colour offset of a channel that passes, in grey levels.
@@ -21,8 +28,9 @@ REGRESSION_TOLERANCE = 0.01
 #: Name of each check and what it asks for.
 DESCRIPTIONS = {
     "beats_bicubic": "PSNR-Y is above bicubic enlargement on every benchmark.",
-    "colour_offset": f"No channel is off by {OFFSET_LIMIT} grey levels or more on any benchmark.",
-    "no_regression": f"PSNR-Y is at most {REGRESSION_TOLERANCE} dB below the last release.",
+    "colour_offset": f"Pictures are off by less than {OFFSET_LIMIT} grey levels in every channel.",
+    "no_regression": f"PSNR-Y is at most {REGRESSION_TOLERANCE} dB below the last release of the "
+    "same scale, on the same images.",
     "beats_best_expert": "A fusion's mean PSNR-Y is above that of its best single expert.",
     "teacher_helped": "A student's mean PSNR-Y is above that of the same network without teacher.",
 }
@@ -59,7 +67,8 @@ def release_checks(
         recipe: says what kind of model it is and who its controls are.
         name: a model of the recipe.
         results: row name -> benchmark -> mean score; `scores_of(leaderboard.json)` is one.
-        last_release: benchmark -> mean score that the last release recorded; None for the first.
+        last_release: benchmark of this recipe -> mean score that the last release recorded on the
+            same images; None for the first.
 
     Raises:
         KeyError: the recipe has no such model.
@@ -102,7 +111,7 @@ def beats_bicubic(model: Mapping[str, Score], bicubic: Mapping[str, Score]) -> C
     shared = [b for b in bicubic if b in model]
     if not shared:
         return CheckOutcome(name, False, _NOT_MEASURED)
-    gains = {b: _psnr(model[b]) - _psnr(bicubic[b]) for b in shared}
+    gains = {b: _gain(model[b], bicubic[b]) for b in shared}
     worst = min(gains, key=lambda b: gains[b])
     return CheckOutcome(
         name,
@@ -113,16 +122,19 @@ def beats_bicubic(model: Mapping[str, Score], bicubic: Mapping[str, Score]) -> C
 
 
 def colour_offset(model: Mapping[str, Score]) -> CheckOutcome:
-    """The mean colour offset of every channel is under `OFFSET_LIMIT` on every benchmark."""
+    """The mean |colour offset| of every channel is under `OFFSET_LIMIT` on every benchmark.
+
+    Absolute, so that one picture made brighter does not hide another made darker.
+    """
     name = "colour_offset"
     if not model:
         return CheckOutcome(name, False, _NOT_MEASURED)
-    worst = max(model, key=lambda b: largest_offset(model[b]))
-    largest = largest_offset(model[worst])
+    worst = max(model, key=lambda b: largest_absolute_offset(model[b]))
+    largest = largest_absolute_offset(model[worst])
     return CheckOutcome(
         name,
         largest < OFFSET_LIMIT,
-        f"largest offset {largest:.2f} grey levels on {worst}, the limit is {OFFSET_LIMIT}",
+        f"largest mean |offset| {largest:.2f} grey levels on {worst}, the limit is {OFFSET_LIMIT}",
         {"largest": largest, "limit": OFFSET_LIMIT},
     )
 
@@ -138,13 +150,11 @@ def no_regression(
         return CheckOutcome(name, True, "first release: nothing to compare with")
     shared = [b for b in last_release if b in model]
     if not shared:
+        # No failure: a recipe may replace its benchmarks, and nothing can be said then.
         return CheckOutcome(
-            name,
-            True,
-            f"the last release was measured on {', '.join(last_release) or 'no benchmark'}, "
-            "none of which is in the recipe",
+            name, True, "the last release was measured on other images: nothing to compare with"
         )
-    changes = {b: _psnr(model[b]) - _psnr(last_release[b]) for b in shared}
+    changes = {b: _gain(model[b], last_release[b]) for b in shared}
     worst = min(changes, key=lambda b: changes[b])
     return CheckOutcome(
         name,
@@ -165,15 +175,14 @@ def beats_best_expert(
         or any(b not in scores for scores in experts.values() for b in model)
     ):
         return CheckOutcome(name, False, _NOT_MEASURED)
-    means = {e: _mean_psnr(scores, model) for e, scores in experts.items()}
-    best = max(means, key=lambda e: means[e])
-    own = _mean_psnr(model, model)
-    gain = own - means[best]
+    means = {e: _means(model, scores) for e, scores in experts.items()}
+    best = min(means, key=lambda e: means[e][0] - means[e][1])
+    own, other = means[best]
     return CheckOutcome(
         name,
-        gain > 0,
-        f"{gain:+.3f} dB against {best}, the best single expert ({means[best]:.2f} dB)",
-        {"psnr_y": own, "best_expert": means[best], "gain": gain},
+        own > other,
+        f"{own - other:+.3f} dB against {best}, the best single expert ({other:.2f} dB)",
+        {"psnr_y": own, "best_expert": other, "gain": own - other},
     )
 
 
@@ -192,7 +201,7 @@ def teacher_helped(
         return CheckOutcome(name, False, unfair)
     if not student or any(b not in control for b in student):
         return CheckOutcome(name, False, _NOT_MEASURED)
-    own, without = _mean_psnr(student, student), _mean_psnr(control, student)
+    own, without = _means(student, control)
     return CheckOutcome(
         name,
         own > without,
@@ -205,7 +214,7 @@ def unfair_control(recipe: Recipe, student: StudentModel, control: PlainModel | 
     """Why a control proves nothing about the teacher; None when it does.
 
     The control must have seen at least as many crops (steps x batch x accumulate), at least as
-    large, of the same datasets.
+    large, of the same datasets, and have been trained in the same way otherwise.
     """
     if control is None:
         return "no control: name a plain model with the same network in `control`"
@@ -225,21 +234,29 @@ def unfair_control(recipe: Recipe, student: StudentModel, control: PlainModel | 
             f"control {student.control} saw crops of {control.train.crop} px, the student of "
             f"{student.train.crop}: raise `models.{student.control}.train.crop`"
         )
+    ours, theirs = _way_of_training(student), _way_of_training(control)
+    for field_name, value in ours.items():
+        if theirs[field_name] != value:
+            return (
+                f"control {student.control} trained with {field_name} {theirs[field_name]}, the "
+                f"student with {value}: give `models.{student.control}.{field_name}` the student's"
+            )
     return None
 
 
 _NOT_MEASURED = "not measured: add a benchmark to `benchmarks` and build its evaluations"
 
 
-def _psnr(score: Score) -> float:
-    """PSNR-Y for comparisons: images that equal HR count as 100 dB, which keeps numbers finite."""
-    value = score["psnr_y"]
-    return 100.0 if value is None else float(value)
+def _gain(score: Score, other: Score) -> float:
+    """PSNR-Y over another row of the same benchmark (dB), over the same images."""
+    own, without = compare_psnr(score, other)
+    return own - without
 
 
-def _mean_psnr(scores: Mapping[str, Score], benchmarks: Iterable[str]) -> float:
-    values = [_psnr(scores[b]) for b in benchmarks]
-    return sum(values) / len(values)
+def _means(model: Mapping[str, Score], other: Mapping[str, Score]) -> tuple[float, float]:
+    """Mean PSNR-Y (dB) of two rows over the benchmarks of the first."""
+    pairs = [compare_psnr(model[b], other[b]) for b in model]
+    return sum(a for a, _ in pairs) / len(pairs), sum(b for _, b in pairs) / len(pairs)
 
 
 def _least(benchmarks: list[str]) -> str:
@@ -248,6 +265,12 @@ def _least(benchmarks: list[str]) -> str:
 
 def _datasets(recipe: Recipe, model: ModelBase) -> set[str]:
     return set(recipe.training_datasets(model.datasets))
+
+
+def _way_of_training(model: ModelBase) -> dict[str, Any]:
+    """Every setting of the training but its budget and its seed."""
+    budget = ("steps", "batch", "accumulate", "crop", "seed")
+    return slice_of(model.train, "train", without=budget)
 
 
 def _crops(model: ModelBase) -> int:

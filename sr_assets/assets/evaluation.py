@@ -15,6 +15,7 @@ from sr_assets.evaluation.baselines import evaluate_baselines
 from sr_assets.evaluation.experts import evaluate_expert
 from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
 from sr_assets.evaluation.models import evaluate_model
+from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage
 from sr_assets.recipe.models import GateModel, Recipe, StudentModel
 from sr_assets.report.page import templates_digest
@@ -135,7 +136,7 @@ def _leaderboard(recipe: Recipe) -> Stage:
 
 
 def _checked(recipe: Recipe) -> dict[str, Any]:
-    """What the checks read of every model: its kind, its controls and how much it was trained."""
+    """What the checks read of every model: its kind, its controls and how they were trained."""
     found: dict[str, Any] = {"models": list(recipe.models)}
     for name, model in recipe.models.items():
         found[f"models.{name}.kind"] = model.kind
@@ -147,6 +148,5 @@ def _checked(recipe: Recipe) -> dict[str, Any]:
                 path, train = f"models.{judged}", recipe.models[judged].train
                 chosen = recipe.training_datasets(recipe.models[judged].datasets)
                 found[f"{path}.datasets"] = sorted(chosen)
-                for field in ("steps", "batch", "accumulate", "crop"):
-                    found[f"{path}.train.{field}"] = getattr(train, field)
+                found |= slice_of(train, f"{path}.train", without=("seed",))
     return found

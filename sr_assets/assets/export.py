@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 DESCRIPTION = "description.json"
 #: File names, checks of them, and where they come from.
 REPORT = "export.json"
+#: What files say of a model whose recipe states no licence.
+NO_LICENCE = "not stated"
 #: Largest accepted difference between the network and what spandrel loads from its file.
 SPANDREL_TOLERANCE = 1e-5
 
@@ -80,7 +82,7 @@ def _run(context: StageContext, name: str) -> dict[str, Any]:
     checkpoint = context.input(f"model/{name}/checkpoint")
     model = load_model(checkpoint)
     state = merged_state(model.network)
-    experts = {e: _weights_digest(context.input(f"expert/{e}/weights")) for e in model.experts}
+    experts = {e: weights_digest(context.input(f"expert/{e}/weights")) for e in model.experts}
     description = {
         "model": name,
         "kind": model.kind,
@@ -131,12 +133,13 @@ def _metadata(description: Mapping[str, Any], origin: Mapping[str, Any]) -> dict
     }
     if description["experts"]:
         told |= {k: description[k] for k in ("experts", "expert_weights")}
+    told["licence"] = told["licence"] or NO_LICENCE
     told |= {"data": data, "caches": caches, "code_version": origin["code_version"] or "unknown"}
     texts = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in told.items()}
     return {**texts, "format": "pt"}  # what other readers of such files look for
 
 
-def _weights_digest(weights: Output) -> str:
+def weights_digest(weights: Output) -> str:
     """sha256 of an expert's weights file, as its output says, else the digest of that output."""
     return str(weights.metadata.get("sha256", weights.data_version))
 
@@ -188,7 +191,7 @@ def _write_onnx(
     properties = {
         "model": name,
         "architecture": str(model.description["architecture"]),
-        "licence": context.recipe.models[name].licence,
+        "licence": context.recipe.models[name].licence or NO_LICENCE,
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / file

@@ -13,8 +13,16 @@ from typing import Any
 from upath import UPath
 
 from sr_assets.assets.checks import DESCRIPTIONS, CheckOutcome, release_checks
-from sr_assets.assets.export import DESCRIPTION, REPORT
-from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, Score
+from sr_assets.assets.export import DESCRIPTION, REPORT, weights_digest
+from sr_assets.evaluation.results import (
+    BICUBIC,
+    CONVEX,
+    MEAN,
+    Score,
+    results_from_json,
+    side_by_side,
+)
+from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext
 from sr_assets.recipe.models import GateModel, PlainModel, Recipe, StudentModel
 from sr_assets.report.model_card import CardFacts, render_card
@@ -41,6 +49,7 @@ def released_models(recipe: Recipe) -> tuple[str, ...]:
 def _stage(recipe: Recipe, name: str) -> Stage:
     def inputs(_: str | None) -> Iterable[Ref]:
         yield Ref(f"model/{name}/export")
+        yield from (Ref(f"expert/{e}/weights") for e in _experts_behind(recipe, name))
         for benchmark in recipe.benchmarks:
             for asset in _evaluations(recipe, name).values():
                 yield Ref(asset, benchmark)
@@ -82,10 +91,14 @@ def _evaluations(recipe: Recipe, name: str) -> dict[str, str]:
 def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
     """What the checks and the card read of the recipe."""
     model = recipe.models[name]
-    datasets = recipe.training_datasets(model.datasets)
+    behind = [n for n in _chain(recipe, name) if n in recipe.models]
+    datasets = _datasets_behind(recipe, name)
     found: dict[str, Any] = {
         "benchmarks": list(recipe.benchmarks),
+        "export.onnx": recipe.export.onnx,
         f"models.{name}.kind": model.kind,
+        "teachers": list(_chain(recipe, name))[1:],
+        **{f"models.{m}.licence": recipe.models[m].licence for m in behind},
         **{f"datasets.{d}.licence": recipe.datasets[d].licence for d in datasets},
         **{f"experts.{e}.licence": expert.licence for e, expert in recipe.experts.items()},
     }
@@ -97,8 +110,7 @@ def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
         for judged in filter(None, (name, model.control)):
             path, other = f"models.{judged}", recipe.models[judged]
             found[f"{path}.datasets"] = sorted(recipe.training_datasets(other.datasets))
-            for field in ("steps", "batch", "accumulate", "crop"):
-                found[f"{path}.train.{field}"] = getattr(other.train, field)
+            found |= slice_of(other.train, f"{path}.train", without=("seed",))
     return found
 
 
@@ -108,13 +120,15 @@ def _run(name: str, context: StageContext) -> dict[str, Any]:
     description, report = export.read_json(DESCRIPTION), export.read_json(REPORT)
     scores = _scores(context, name)
     registry = _root(context) / FOLDER
+    images = _images(context, name)
+    last = _last_release(registry, name, recipe.scale, images, export.data_version)
     outcomes = [
-        *release_checks(recipe, name, scores, _last_release(registry, name)),
+        *release_checks(recipe, name, scores, last),
         _complete(recipe, report),
     ]
     reasons = [f"{o.name}: {o.reason}" for o in outcomes if not o.passed]
     checks = [outcome.to_json() for outcome in outcomes]
-    card = render_card(_facts(recipe, name, description, report, scores, checks))
+    card = render_card(_facts(context, name, description, report, scores, checks))
     version: int | None = None
     metadata: dict[str, Any] = {}
     if not reasons:
@@ -129,6 +143,7 @@ def _run(name: str, context: StageContext) -> dict[str, Any]:
                 "data": report["data"],
                 "code_version": report["code_version"],
                 "metrics": scores.get(name, {}),
+                "benchmarks": images,
             },
         )
         version = release.manifest.version
@@ -163,17 +178,43 @@ def _root(context: StageContext) -> UPath:
 def _scores(context: StageContext, name: str) -> dict[str, dict[str, Score]]:
     """Row -> benchmark -> mean score."""
     found: dict[str, dict[str, Score]] = {}
-    for row, asset in _evaluations(context.recipe, name).items():
-        folder = f"{row}/" if row in (BICUBIC, MEAN, CONVEX) else ""
-        for benchmark in context.recipe.benchmarks:
-            results = context.input(asset, benchmark).read_json(f"{folder}results.json")
-            found.setdefault(row, {})[benchmark] = results["mean"]
+    for benchmark in context.recipe.benchmarks:
+        rows = {}
+        for row, asset in _evaluations(context.recipe, name).items():
+            folder = f"{row}/" if row in (BICUBIC, MEAN, CONVEX) else ""
+            written = context.input(asset, benchmark).read_json(f"{folder}results.json")
+            rows[row] = results_from_json(written)
+        for row, score in side_by_side(rows).items():
+            found.setdefault(row, {})[benchmark] = score
     return found
 
 
-def _last_release(registry: UPath, name: str) -> Mapping[str, Score] | None:
-    released = versions(registry, name)
-    return released[-1].manifest.metrics if released else None
+def _images(context: StageContext, name: str) -> dict[str, str]:
+    """Benchmark -> data version of the images that the model was measured on."""
+    found = {}
+    for benchmark in context.recipe.benchmarks:
+        inputs = context.input(f"model/{name}/evaluation", benchmark).marker.get("inputs", {})
+        found[benchmark] = inputs[str(Ref("bronze/images", benchmark))]
+    return found
+
+
+def _last_release(
+    registry: UPath, name: str, scale: int, images: Mapping[str, str], content: str
+) -> dict[str, Score] | None:
+    """The scores of the newest release of this scale on benchmarks of the same images.
+
+    A benchmark is known by its images, so that another name for it hides no loss. The newest
+    version is passed over when it is of this very `content`: a kill came between publishing it and
+    saying so. None: there is no such release.
+    """
+    released = [r.manifest for r in versions(registry, name) if r.manifest.scale == scale]
+    if released and released[-1].content == content:
+        released.pop()
+    if not released:
+        return None
+    last = released[-1]
+    known = {data: last.metrics[b] for b, data in last.benchmarks.items() if b in last.metrics}
+    return {b: known[data] for b, data in images.items() if data in known}
 
 
 def _complete(recipe: Recipe, report: Mapping[str, Any]) -> CheckOutcome:
@@ -186,35 +227,51 @@ def _complete(recipe: Recipe, report: Mapping[str, Any]) -> CheckOutcome:
 
 
 def _facts(
-    recipe: Recipe,
+    context: StageContext,
     name: str,
     description: Mapping[str, Any],
     report: Mapping[str, Any],
     scores: Mapping[str, Mapping[str, Score]],
     checks: list[dict[str, Any]],
 ) -> CardFacts:
-    model = recipe.models[name]
+    recipe = context.recipe
+    teachers = list(_chain(recipe, name))[1:]
+    experts = _experts_behind(recipe, name)
     return CardFacts(
         description=description,
         files=report["files"],
         onnx=report["onnx"],
-        data={d: recipe.datasets[d].licence for d in description["datasets"]},
-        experts={e: recipe.experts[e].licence for e in _behind(recipe, name)},
-        teacher=model.teacher if isinstance(model, StudentModel) else None,
+        data={d: recipe.datasets[d].licence for d in _datasets_behind(recipe, name)},
+        experts={e: recipe.experts[e].licence for e in experts},
+        expert_weights={e: weights_digest(context.input(f"expert/{e}/weights")) for e in experts},
+        teachers={t: (recipe.models.get(t) or recipe.experts[t]).licence for t in teachers},
         versions=report["data"],
         rows=scores,
         checks=checks,
     )
 
 
-def _behind(recipe: Recipe, name: str) -> Iterator[str]:
-    """Experts whose pictures went into a model, directly or through its teachers."""
+def _chain(recipe: Recipe, name: str) -> Iterator[str]:
+    """A model, its teacher, the teacher of that one, and so on; the last may be an expert."""
+    yield name
     while isinstance(model := recipe.models.get(name), StudentModel):
         name = model.teacher
-    if isinstance(model, GateModel):
-        yield from dict.fromkeys(model.experts or recipe.experts)
-    elif name in recipe.experts:
         yield name
+
+
+def _datasets_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """Datasets that a model or one of its teachers was trained on."""
+    models = [recipe.models[n] for n in _chain(recipe, name) if n in recipe.models]
+    return tuple(dict.fromkeys(d for m in models for d in recipe.training_datasets(m.datasets)))
+
+
+def _experts_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
+    """Experts whose pictures went into a model, directly or through its teachers."""
+    *_, last = _chain(recipe, name)
+    model = recipe.models.get(last)
+    if isinstance(model, GateModel):
+        return tuple(dict.fromkeys(model.experts or recipe.experts))
+    return (last,) if last in recipe.experts else ()
 
 
 def _export_files(export: Output, report: Mapping[str, Any]) -> dict[str, bytes]:

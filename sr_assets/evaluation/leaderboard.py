@@ -19,9 +19,11 @@ from sr_assets.evaluation.results import (
     MEAN,
     ImageScore,
     Results,
+    Score,
     largest_offset,
     picture_names,
     results_from_json,
+    side_by_side,
 )
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.recipe.models import GateModel, Recipe
@@ -40,7 +42,11 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
     """
     recipe = context.recipe
     found = {b: _results(context, b) for b in recipe.benchmarks}
-    rows = [_row(recipe, name, found) for name in row_names(recipe)]
+    scores_on = {
+        b: side_by_side({name: results for name, (results, _, _) in rows.items()})
+        for b, rows in found.items()
+    }
+    rows = [_row(recipe, name, found, scores_on) for name in row_names(recipe)]
     leaderboard: dict[str, Any] = {"recipe": recipe.name, "scale": recipe.scale, "rows": rows}
     scores = scores_of(leaderboard)
     kinds = {row["name"]: row["kind"] for row in rows}
@@ -112,7 +118,10 @@ def _results(context: StageContext, benchmark: str) -> dict[str, tuple[Results, 
 
 
 def _row(
-    recipe: Recipe, name: str, found: Mapping[str, Mapping[str, tuple[Results, Output, str]]]
+    recipe: Recipe,
+    name: str,
+    found: Mapping[str, Mapping[str, tuple[Results, Output, str]]],
+    scores_on: Mapping[str, Mapping[str, Score]],
 ) -> dict[str, Any]:
     """One row of `leaderboard.json`."""
     results = [rows[name][0] for rows in found.values()]
@@ -131,7 +140,7 @@ def _row(
         "note": results[0].note,
         "parameters": own,
         "total_parameters": total or None,
-        "benchmarks": {b: rows[name][0].mean for b, rows in found.items()},
+        "benchmarks": {b: scores[name] for b, scores in scores_on.items()},
     }
 
 
@@ -185,8 +194,9 @@ def _write_thumb(context: StageContext, folder: str, hr: np.ndarray) -> str:
 
     thumb = Image.fromarray(hr)
     thumb.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
-    context.output.write_bytes(f"{folder}/thumb.png", encode_png(np.asarray(thumb)))
-    return f"{folder}/thumb.png"
+    file = f"{folder}/thumb-hr.png"  # no row has a hyphen in its name
+    context.output.write_bytes(file, encode_png(np.asarray(thumb)))
+    return file
 
 
 def _write_crops(

@@ -4,6 +4,7 @@ The convention behind the numbers is `sr_models.metrics.images`; drawing them is
 
 An image that equals its original has no finite PSNR: its `psnr_y` is null, and it is left out of
 the mean PSNR (never of the mean SSIM or offset). A mean over nothing but such images is null too.
+Rows beside one another need means over the same images: see `side_by_side`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import numpy as np
 #: Row name of what is measured without a network.
 BICUBIC, MEAN, CONVEX = "bicubic", "mean", "convex"
 
-#: `mean` of a results file: {"psnr_y", "ssim_y", "colour_offset": [r, g, b]}.
+#: `mean` of a results file: {"psnr_y", "ssim_y", "colour_offset": [r, g, b]}, and the mean of the
+#: offsets' absolute values as "colour_offset_abs". `side_by_side` adds the PSNR-Y of every image:
+#: {"images": {name: dB or None}}.
 Score = Mapping[str, Any]
 #: Row name -> benchmark -> its mean score.
 Scores = Mapping[str, Mapping[str, Score]]
@@ -60,6 +63,7 @@ class Results:
             "psnr_y": _mean(finite) if finite else None,
             "ssim_y": _mean([i.ssim_y for i in self.images]),
             "colour_offset": [_mean(channel) for channel in offsets],
+            "colour_offset_abs": [_mean([abs(c) for c in channel]) for channel in offsets],
         }
 
     def to_json(self) -> dict[str, Any]:
@@ -132,6 +136,45 @@ def smallest_side(scale: int) -> int:
 def largest_offset(score: Score) -> float:
     """The largest |colour offset| of a mean score, in grey levels."""
     return max(abs(c) for c in score["colour_offset"])
+
+
+def largest_absolute_offset(score: Score) -> float:
+    """As `largest_offset`, but opposite offsets of two images do not cancel."""
+    return max(score["colour_offset_abs"])
+
+
+def side_by_side(rows: Mapping[str, Results]) -> dict[str, Score]:
+    """The scores of several rows on one benchmark, their mean PSNR-Y over the same images.
+
+    An image that one row meets exactly is left out of the mean PSNR-Y of all rows. When that leaves
+    no image, each row keeps its own mean.
+    """
+    every = [{i.name: i.psnr_y for i in results.images} for results in rows.values()]
+    exact = {name for images in every for name, psnr in images.items() if psnr is None}
+    found: dict[str, Score] = {}
+    for row, results in rows.items():
+        mean, images = results.mean, {i.name: i.psnr_y for i in results.images}
+        kept = [psnr for name, psnr in images.items() if psnr is not None and name not in exact]
+        found[row] = {
+            **mean,
+            "psnr_y": _mean(kept) if kept else mean["psnr_y"],
+            "images": images,
+        }
+    return found
+
+
+def compare_psnr(score: Score, other: Score) -> tuple[float, float]:
+    """Mean PSNR-Y (dB) of two rows of one benchmark, over the images that neither meets exactly.
+
+    Where that is no image, or the images are not known, the means as they are; an exact one counts
+    as 100 dB, which keeps numbers finite.
+    """
+    one, two = score.get("images", {}), other.get("images", {})
+    pairs = [(psnr, two[name]) for name, psnr in one.items() if None not in (psnr, two.get(name))]
+    if pairs:
+        return _mean([a for a, _ in pairs]), _mean([b for _, b in pairs])
+    own, theirs = (100.0 if s["psnr_y"] is None else float(s["psnr_y"]) for s in (score, other))
+    return own, theirs
 
 
 def picture_names(names: Sequence[str]) -> dict[str, str]:

@@ -10,8 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import dagster as dg
+from dagster._core.events import RunFailureReason
 
 from sr_assets.graph import Graph, partition_keys
+from sr_assets.lineage.code_version import load_code
 from sr_assets.lineage.dagster_assets import PARTITIONS
 from sr_assets.lineage.plan import Status, survey
 from sr_assets.lineage.records import current_output
@@ -26,7 +28,7 @@ class BuildResult:
     made: list[Ref] = field(default_factory=list)
     failed: dict[Ref, str] = field(default_factory=dict)
     held_back: list[Ref] = field(default_factory=list)
-    """Not tried, because something they are made from failed."""
+    """Not tried, because something they are made from failed, or changed meanwhile."""
 
 
 def register_partitions(graph: Graph, instance: dg.DagsterInstance) -> None:
@@ -53,6 +55,9 @@ def build(
     """Makes everything of `chosen` that is stale or missing, inputs first.
 
     One failure does not stop what does not depend on it.
+
+    Raises:
+        KeyboardInterrupt: somebody stopped it.
     """
     bury_dead_runs(instance)
     register_partitions(graph, instance)
@@ -64,6 +69,8 @@ def build(
         if not level:
             result.held_back = [s.ref for s in open_ones]
             return result
+        if not done:
+            load_code(graph.stages[s.ref.asset] for s in open_ones)
         for group in _same_partition(level):
             for status in group:
                 tell(f"{status.ref}: {status.why}")
@@ -91,6 +98,8 @@ def _run(
         by_kind.setdefault(graph.stages[ref.asset].partitions, []).append(ref)
     for together in by_kind.values():
         run = execute(job, instance, together)
+        if any(_was_interrupted(event) for event in run.all_events):
+            raise KeyboardInterrupt
         steps = {str(r): r for r in together}
         errors = {e.step_key: _reason(e) for e in run.all_events if e.is_step_failure}
         for ref in steps.values():
@@ -103,6 +112,14 @@ def _run(
                 output = current_output(instance, graph, ref)
                 if output is not None:
                     tell(f"{ref}: done in {output.marker['seconds']:.1f} s")
+
+
+def _was_interrupted(event: dg.DagsterEvent) -> bool:
+    """Whether the event ends a run on Ctrl-C, which Dagster keeps to itself."""
+    return (
+        event.is_job_failure
+        and event.job_failure_data.failure_reason is RunFailureReason.UNEXPECTED_TERMINATION
+    )
 
 
 def _unmade(instance: dg.DagsterInstance, graph: Graph, ref: Ref) -> bool:

@@ -7,8 +7,10 @@ the recipe's models, the CLI) is left out, since it cannot change what comes out
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
+import importlib
 import importlib.util
 import json
 from collections.abc import Iterable
@@ -58,6 +60,16 @@ def module_digests(entries: Iterable[str]) -> dict[str, str]:
 def code_version(stage: Stage) -> str:
     """The code version of a stage: digest of its recipe slice and of the source it uses."""
     return digest_of({"settings": dict(stage.settings), "modules": module_digests(stage.modules)})
+
+
+def load_code(stages: Iterable[Stage]) -> None:
+    """Imports all that the stages use, so that what runs later is what the digests were read from.
+
+    What cannot be imported is left to the stage, which says why.
+    """
+    for name in sorted({name for stage in stages for name in module_digests(stage.modules)}):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
 
 
 def digest_of(value: Any) -> str:

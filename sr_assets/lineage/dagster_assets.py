@@ -10,13 +10,14 @@ from typing import Any
 
 import dagster as dg
 from filelock import FileLock
+from upath import UPath
 
 from sr_assets.graph import Graph
-from sr_assets.lineage.code_version import code_version, module_digests
+from sr_assets.lineage.code_version import code_version, load_code, module_digests
 from sr_assets.lineage.progress import terminal_bar
 from sr_assets.lineage.records import address_of, asset_key, current_output
 from sr_assets.lineage.stage import Partitioning, Ref, Stage, StageContext, StageError
-from sr_assets.storage import Output, OutputFolder, is_local, open_output
+from sr_assets.storage import Output, OutputFolder, building_folder, open_output
 
 PARTITIONS: dict[Partitioning, dg.DynamicPartitionsDefinition] = {
     "source": dg.DynamicPartitionsDefinition(name="source"),
@@ -70,8 +71,8 @@ def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
         ref = Ref(stage.key, partition)
         if partition not in graph.partitions(stage):
             raise dg.Failure(
-                f"{ref}: the recipe has no {stage.partitions} {partition!r}: "
-                "add it with `srd add-dataset` or delete the partition",
+                f"{ref}: recipe {graph.recipe.name} has no {stage.partitions} {partition!r}: add it "
+                "with `srd add-dataset`, or leave the partition to the recipe that it belongs to",
                 allow_retries=False,
             )
         try:
@@ -127,6 +128,7 @@ def _make(
             "settings": {**stage.settings, **stage.partition_settings(ref.partition)},
             "inputs": {str(r): output.data_version for r, output in inputs.items()},
         }
+        load_code([stage])
         started = time.monotonic()
         metadata = stage.run(_stage_context(ref, graph, folder, inputs, origin, context))
         marker = {
@@ -160,14 +162,11 @@ def _stage_context(
     return StageContext(graph.recipe, ref, folder, inputs, context.log.info, observe, bar, origin)
 
 
-def _alone(final: Any) -> AbstractContextManager[Any]:
+def _alone(final: UPath) -> FileLock:
     """Keeps two processes from making the same output; the lock dies with its process."""
-    if is_local(final):
-        final.parent.mkdir(parents=True, exist_ok=True)
-        return FileLock(str(final.parent / f".{final.name}.lock"))
-    import contextlib
-
-    return contextlib.nullcontext()
+    folder = building_folder(final)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder.with_suffix(".lock"))
 
 
 def _result(output: Output, reused: bool) -> dg.MaterializeResult:

@@ -57,7 +57,7 @@ def _status(
     stage = graph.stages[ref.asset]
     inputs = graph.inputs(ref)
     late = [r for r in inputs if found[r].state != "fresh"]
-    address = current_address(instance, ref)
+    address = current_address(instance, graph, ref)
     output = None if address is None else open_output(graph.folder(ref) / address)
     if output is None:
         why = (

@@ -6,18 +6,24 @@ Which outputs to make is decided in `plan.py` and `build.py`.
 from __future__ import annotations
 
 import json
-import os
 import socket
-from collections.abc import Mapping, Sequence
+import sqlite3
+import threading
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import psutil
+from filelock import FileLock, Timeout
+from sqlalchemy.exc import SQLAlchemyError
 
 from sr_assets.lineage.records import asset_key
 from sr_assets.lineage.stage import Ref
 
-_PID, _STARTED, _HOST = "srd/pid", "srd/process_started", "srd/host"
+_LOCK = "srd/lock"  # names the lock that a run of the command line holds while it lives
+_LOOK_EVERY = 10.0  # seconds between two looks at the other runs
 _SERVER = ".dagster/grpc_info"  # Dagster's own tag on runs that the daemon launched
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -33,14 +39,39 @@ def execute(
     job: dg.JobDefinition, instance: dg.DagsterInstance, refs: Sequence[Ref]
 ) -> dg.ExecuteInProcessResult:
     """Materialises outputs of one partition (or of none) in this process, as one run of Dagster."""
-    return job.execute_in_process(
-        instance=instance,
-        asset_selection=[asset_key(r) for r in refs],
-        partition_key=refs[0].partition,
-        raise_on_error=False,
-        run_config=_QUIET,
-        tags={_PID: str(os.getpid()), _STARTED: _started(os.getpid()), _HOST: socket.gethostname()},
-    )
+    name = uuid.uuid4().hex
+    path = _lock_path(instance, name)
+    path.parent.mkdir(exist_ok=True)
+    with FileLock(path), _burying(instance):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[asset_key(r) for r in refs],
+            partition_key=refs[0].partition,
+            raise_on_error=False,
+            run_config=_QUIET,
+            tags={_LOCK: name},
+        )
+    path.unlink(missing_ok=True)
+    return result
+
+
+@contextmanager
+def _burying(instance: dg.DagsterInstance) -> Iterator[None]:
+    """Buries meanwhile: this run may wait for the slot of one that is killed only later."""
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(_LOOK_EVERY):
+            with suppress(SQLAlchemyError, sqlite3.Error):  # busy: the next look will do
+                bury_dead_runs(instance)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        watcher.join()
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
@@ -54,7 +85,7 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
         if _SERVER in run.tags and not _answers(json.loads(run.tags[_SERVER])):
             instance.report_run_canceled(run, "the UI that ran it was stopped")
-        elif _PID in run.tags and _is_gone(run.tags):
+        elif _LOCK in run.tags and _is_gone(_lock_path(instance, run.tags[_LOCK])):
             instance.report_run_failed(run, "its process was killed")
         else:
             continue
@@ -63,9 +94,20 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
     return buried
 
 
-def _is_gone(tags: Mapping[str, str]) -> bool:
-    here = tags.get(_HOST) == socket.gethostname()
-    return here and _started(int(tags[_PID])) != tags.get(_STARTED)
+def _lock_path(instance: dg.DagsterInstance, name: str) -> Path:
+    return Path(instance.root_directory) / "locks" / name
+
+
+def _is_gone(path: Path) -> bool:
+    """Whether nobody holds the lock. Unlike a process id, which a zombie keeps, which another
+    container gives to a stranger, it ends with its process."""
+    path.parent.mkdir(exist_ok=True)
+    try:
+        with FileLock(path, timeout=0):
+            path.unlink()
+    except Timeout:
+        return False
+    return True
 
 
 def _answers(server: Mapping[str, Any]) -> bool:
@@ -78,11 +120,3 @@ def _answers(server: Mapping[str, Any]) -> bool:
         except OSError:
             return False
     return True
-
-
-def _started(pid: int) -> str:
-    """When a process started, so that a reused process id is not taken for the old one."""
-    try:
-        return f"{psutil.Process(pid).create_time():.0f}"
-    except psutil.NoSuchProcess:
-        return "gone"

@@ -20,6 +20,7 @@ from sr_assets.recipe.models import Recipe
 from sr_assets.storage import root_of
 
 Loc = tuple[str | int, ...]
+_ADDED = "added_datasets.json"
 
 
 class RecipeError(Exception):
@@ -37,7 +38,7 @@ def load_recipe(name: str | Path) -> Recipe:
 
     Relative paths inside it start at the folder of the recipe file; `root` starts at the current
     folder. Datasets that `srd add-dataset` registered are added, but no model trains on them unless
-    the recipe names them.
+    it names them.
 
     Raises:
         RecipeError: the file is missing, is no YAML, or has a wrong field.
@@ -47,25 +48,27 @@ def load_recipe(name: str | Path) -> Recipe:
         raise RecipeError(
             f"{name}: no such recipe; give a file or one of {', '.join(shipped_recipes())}"
         )
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         data = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        repeated = [] if node is None else list(_repeated_keys(node))
+    except RecursionError:
+        raise RecipeError(f"{path}: no valid recipe: a section holds itself") from None
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
+        # Values such as 2024-13-45 fail in PyYAML's constructors, each in its own way.
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
-        raise RecipeError(
-            f"{path}{where}: no valid YAML: {getattr(error, 'problem', error)}"
-        ) from None
+        problem = " ".join(str(getattr(error, "problem", error)).split())
+        raise RecipeError(f"{path}{where}: no valid YAML: {problem}") from None
     if not isinstance(data, dict) or node is None:
         raise RecipeError(f"{path}: a recipe is a mapping of fields, such as `name: demo`")
-    if repeated := list(_repeated_keys(node)):
+    if repeated:
         raise RecipeError("\n".join(f"{path}:{line}: {key} stands twice" for key, line in repeated))
     try:
-        recipe = Recipe.model_validate(_absolute(data, path.parent.resolve()))
+        return Recipe.model_validate(_with_added(_absolute(data, path.parent.resolve())))
     except ValidationError as error:
         raise RecipeError("\n".join(_messages(error, node, path))) from None
-    return _with_added_datasets(recipe)
 
 
 def _messages(error: ValidationError, node: yaml.Node, path: Path) -> Iterator[str]:
@@ -77,6 +80,10 @@ def _messages(error: ValidationError, node: yaml.Node, path: Path) -> Iterator[s
             near = _nearest(problem["loc"])
             hint = f"did you mean `{near}`?" if near else "remove it"
             yield f"{path}:{line}: unknown field {field}: {hint}"
+        elif problem["type"] == "value_error" and not loc:  # fields that do not fit together
+            for text in problem["msg"].removeprefix("Value error, ").split("; "):
+                at = tuple(text.split(":")[0].split(" ")[0].split("."))
+                yield f"{path}:{_line_of(node, at)}: {text}"
         else:
             message = problem["msg"].removeprefix("Value error, ")
             given = (
@@ -180,17 +187,23 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 def added_datasets_file(recipe: Recipe) -> UPath:
     """Where `srd add-dataset` keeps what it registered for this recipe's root."""
-    return root_of(recipe.name, recipe.root) / "added_datasets.json"
+    return root_of(recipe.name, recipe.root) / _ADDED
 
 
-def _with_added_datasets(recipe: Recipe) -> Recipe:
-    file = added_datasets_file(recipe)
+def _with_added(data: dict[str, Any]) -> dict[str, Any]:
+    """The same data with the added datasets, so that models may name them."""
+    name, root = data.get("name"), data.get("root")
+    if not isinstance(name, str) or not isinstance(root, str | None):
+        return data
+    file = root_of(name, root) / _ADDED
     if not file.exists():
-        return recipe
+        return data
     added = json.loads(file.read_bytes())
-    data = recipe.model_dump(mode="json")
-    for role in ("datasets", "benchmarks"):
-        for name, section in added.get(role, {}).items():
-            if name not in data["datasets"] and name not in data["benchmarks"]:
-                data[role][name] = {**section, "training": False}
-    return Recipe.model_validate(data)
+    given = {role: data.get(role, {}) for role in ("datasets", "benchmarks")}
+    if not all(isinstance(sections, dict) for sections in given.values()):
+        return data
+    taken = {*given["datasets"], *given["benchmarks"]}
+    for role, sections in given.items():
+        new = {n: s for n, s in added.get(role, {}).items() if n not in taken}
+        given[role] = {**sections, **new}
+    return {**data, **given}

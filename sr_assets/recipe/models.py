@@ -204,7 +204,7 @@ class ModelBase(Strict):
         None, description="Training datasets; all of the recipe when left out."
     )
     train: Train = Field(Train(), description="The training run.")
-    licence: str = Field("MIT", description="Licence of the released weights.")
+    licence: str | None = Field(None, description="Licence of the released weights.")
 
 
 class PlainModel(ModelBase):
@@ -345,6 +345,11 @@ def _cross_check(recipe: Recipe) -> list[str]:
             problems.append(
                 f"{path}.train.crop {model.train.crop} is larger than an LR patch "
                 f"({recipe.silver.patch_size // recipe.scale})"
+            )
+        if model.train.min_learning_rate > model.train.learning_rate:
+            problems.append(
+                f"{path}.train.min_learning_rate {model.train.min_learning_rate} is larger than "
+                f"learning_rate {model.train.learning_rate}"
             )
         if isinstance(model, GateModel):
             if not recipe.experts:

@@ -27,10 +27,13 @@ class CardFacts:
     onnx: Mapping[str, Any] | None
     """The export's report on its graph, `{"error": reason}`, or None when none was asked for."""
     data: Mapping[str, str | None]
-    """Training dataset -> licence."""
+    """Dataset that the model or one of its teachers was trained on -> licence."""
     experts: Mapping[str, str | None]
     """Expert that the model runs on, or learnt from -> licence."""
-    teacher: str | None
+    expert_weights: Mapping[str, str]
+    """The same experts -> sha256 of their weights."""
+    teachers: Mapping[str, str | None]
+    """What it learnt from, the teacher of that, and so on -> licence."""
     versions: Mapping[str, str]
     """What it was trained from: asset -> data version."""
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -52,14 +55,17 @@ def render_card(facts: CardFacts) -> str:
                 ("arguments", ", ".join(f"{k} {v}" for k, v in d["args"].items()) or "defaults"),
                 ("scale", f"×{d['scale']}"),
                 ("parameters", f"{d['parameters']:,}"),
-                ("licence of the weights", d["licence"]),
-                *([("teacher", facts.teacher)] if facts.teacher else []),
+                ("licence of the weights", _licence(d["licence"])),
+                *(
+                    (f"teacher{' of the teacher' * i}", f"{name}, licence {_licence(text)}")
+                    for i, (name, text) in enumerate(facts.teachers.items())
+                ),
                 *([("experts it runs on", ", ".join(d["experts"]))] if d["experts"] else []),
             ],
         ),
         "## Quality",
         "LR by MATLAB-compatible bicubic reduction; SR rounded to 8 bits; luma of BT.601; a border "
-        f"of {d['scale']} px left out; mean over the images.",
+        f"of {d['scale']} px left out; mean over the images that no row meets exactly.",
         _scores(facts, d["model"]),
         "Release checks:",
         "\n".join(
@@ -71,7 +77,7 @@ def render_card(facts: CardFacts) -> str:
     ]
     if facts.experts:
         rows = [
-            (name, _licence(text), d["expert_weights"].get(name, "")[:16])
+            (name, _licence(text), facts.expert_weights[name][:16])
             for name, text in facts.experts.items()
         ]
         parts += ["Experts:", _table(("expert", "licence of its weights", "sha256"), rows)]

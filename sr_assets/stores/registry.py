@@ -64,7 +64,7 @@ class Manifest(BaseModel):
     architecture: str
     scale: int = Field(ge=1)
     parameters: int | None = None
-    licence: str
+    licence: str | None = None
     content: str
     """Data version of the export: the same content is never released twice."""
     data: dict[str, str]
@@ -72,7 +72,9 @@ class Manifest(BaseModel):
     code_version: str | None = None
     """Of the training that made the weights."""
     metrics: dict[str, dict[str, Any]]
-    """Benchmark -> mean score (psnr_y, ssim_y, colour_offset)."""
+    """Benchmark -> mean score (psnr_y, ssim_y, colour_offset) and the PSNR-Y of every image."""
+    benchmarks: dict[str, str] = Field(default_factory=dict)
+    """Benchmark -> data version of its images: numbers compare only where these are equal."""
     created: str
     files: dict[FileName, FileEntry]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import zarr
 
-from sr_assets.storage import MARKER, Output, is_local
+from sr_assets.storage import LEFTOVERS, MARKER, Output, is_local
 from sr_assets.stores.hashing import reader_store
 
 Recompute = Callable[[Sequence[int]], Iterable[str]]
@@ -146,5 +146,5 @@ def _strangers(output: Output) -> Iterator[str]:
     known = {MARKER, *output.marker["files"]}
     for path in sorted(output.path.rglob("*")):
         name = path.relative_to(output.path).as_posix()
-        if path.is_file() and name not in known:
+        if path.is_file() and name not in known and name.split("/")[0] not in LEFTOVERS:
             yield f"{name}: is no part of the output"

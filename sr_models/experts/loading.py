@@ -113,6 +113,7 @@ def _read_tensors(path: Path) -> StateDict:
         if path.suffix.lower() == ".safetensors":
             return ModelLoader(device="cpu").load_state_dict_from_file(path)
         # spandrel opens a .pt as TorchScript, which is code; here it is tensors like the others.
+        _refuse_torchscript(path)
         state: Any = torch.load(path, map_location="cpu", pickle_module=RestrictedUnpickle)
     except pickle.UnpicklingError as error:
         raise ValueError(
@@ -124,6 +125,15 @@ def _read_tensors(path: Path) -> StateDict:
     if not isinstance(state, dict):
         raise ValueError(f"{path.name} holds a {type(state).__name__}, not a state dict")
     return canonicalize_state_dict(state)
+
+
+def _refuse_torchscript(path: Path) -> None:
+    """torch.load runs such a program whatever the file's ending and whatever unpickler it has."""
+    with path.open("rb") as file:
+        if torch.serialization._is_zipfile(file):
+            with torch.serialization._open_zipfile_reader(file) as archive:
+                if torch.serialization._is_torchscript_zip(archive):
+                    raise ValueError("a TorchScript program: save its state dict alone")
 
 
 def _describe(path: Path, state: StateDict) -> ModelDescriptor:

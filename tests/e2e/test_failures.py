@@ -8,31 +8,33 @@ from tiny_project import Project
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "line", "said"),
+    ("old", "new", "said"),
     [
-        (
-            "  patch_size: 32",
-            "  patchsize: 32",
-            None,
-            "silver.patchsize: did you mean `patch_size`?",
-        ),
-        ("scale: 2", "scale: two", None, "scale: "),
-        ("    teacher: fusion", "    teacher: nobody", 1, "models.student.teacher: 'nobody'"),
-        ("name: tiny", "name: tiny: tiny", 1, "no valid YAML: "),
+        ("  patch_size: 32", "  patchsize: 32", "silver.patchsize: did you mean `patch_size`?"),
+        ("scale: 2", "scale: two", "scale: input should be 2, 3, 4 or 8, not 'two'"),
+        ("name: tiny", "name: tiny: tiny", "no valid YAML: "),
     ],
 )
 def test_a_mistake_in_the_recipe_is_one_line_with_its_place(
-    empty: Project, old: str, new: str, line: int | None, said: str
+    empty: Project, old: str, new: str, said: str
 ) -> None:
     text = empty.recipe_file.read_text()
     assert text.count(f"\n{old}\n") + text.startswith(f"{old}\n") == 1
     empty.recipe_file.write_text(text.replace(old, new))
-    if line is None:
-        line = 1 + text[: text.index(old)].count("\n")
+    line = 1 + text[: text.index(old)].count("\n")
     message = empty.srd("status", code=2).stderr
     assert message.startswith(f"srd: tiny.yaml:{line}: ") and said in message
     assert message.count("\n") == 1
     assert not empty.root.exists()
+
+
+def test_a_name_that_points_nowhere_is_one_line_with_the_names_there_are(empty: Project) -> None:
+    recipe = empty.recipe()
+    recipe["models"]["student"]["teacher"] = "nobody"
+    empty.write_recipe(recipe)
+    message = empty.srd("build", code=2).stderr
+    assert message.startswith("srd: tiny.yaml:") and message.count("\n") == 1
+    assert "models.student.teacher: 'nobody' is not one of ['alone', 'compact'" in message
 
 
 def test_a_missing_file_of_an_expert_is_named_and_the_other_expert_is_made(empty: Project) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sr_assets.assets import evaluation, release
 from sr_assets.assets.checks import (
     DESCRIPTIONS,
     beats_best_expert,
@@ -17,6 +18,7 @@ from sr_assets.assets.checks import (
     scores_of,
     teacher_helped,
 )
+from sr_assets.evaluation.results import ImageScore, Results, side_by_side
 from sr_assets.recipe.models import Recipe
 
 NETWORK = {"architecture": "Compact", "args": {"num_feat": 8}}
@@ -25,7 +27,22 @@ NETWORK = {"architecture": "Compact", "args": {"num_feat": 8}}
 def score(
     psnr: float | None, offset: tuple[float, float, float] = (0.0, 0.1, -0.2)
 ) -> dict[str, Any]:
-    return {"psnr_y": psnr, "ssim_y": 0.8, "colour_offset": list(offset)}
+    absolute = [abs(c) for c in offset]
+    return {
+        "psnr_y": psnr,
+        "ssim_y": 0.8,
+        "colour_offset": list(offset),
+        "colour_offset_abs": absolute,
+    }
+
+
+def measured(*psnr: float | None, offsets: tuple[float, ...] = ()) -> Results:
+    """A row with one image for each PSNR-Y."""
+    images = tuple(
+        ImageScore(f"{i}.png", 64, 64, value, 0.8, (offset, 0.0, 0.0), f"sr/{i}.png")
+        for i, (value, offset) in enumerate(zip(psnr, offsets or [0.0] * len(psnr), strict=True))
+    )
+    return Results("row", "plain", images, None)
 
 
 def recipe(**control_train: Any) -> Recipe:
@@ -93,8 +110,30 @@ def test_regression_has_a_tolerance() -> None:
     worse = no_regression(now, {"x": score(26.0), "y": score(26.02)})
     assert not worse.passed
     assert "-0.020 dB" in worse.reason
-    elsewhere = no_regression(now, {"old": score(99.0)})
-    assert elsewhere.passed and "old" in elsewhere.reason
+    elsewhere = no_regression(now, {})
+    assert elsewhere.passed and "other images" in elsewhere.reason
+
+
+def test_an_image_that_one_row_meets_exactly_tilts_no_comparison() -> None:
+    rows = side_by_side({"model": measured(27.5, 27.4, 50.0), "bicubic": measured(28, 28, None)})
+    lower = beats_bicubic({"x": rows["model"]}, {"x": rows["bicubic"]})
+    assert not lower.passed and "-0.55 dB" in lower.reason
+    assert rows["model"]["psnr_y"] == pytest.approx(27.45)  # as bicubic, over two images
+
+    def alone(*psnr: float | None) -> dict[str, Any]:
+        return {"x": side_by_side({"row": measured(*psnr)})["row"]}
+
+    now, before = alone(28.2, 28.2, None), alone(28.0, 28.0, 50.0)
+    assert no_regression(now, before).passed
+    assert teacher_helped(now, before, None).passed
+    assert beats_best_expert(now, {"one": before, "two": alone(27.0, None, 60.0)}).passed
+
+
+def test_offsets_of_two_images_do_not_cancel() -> None:
+    mean = measured(28.0, 28.0, offsets=(4.0, -4.0)).mean
+    assert mean["colour_offset"] == [0, 0, 0]
+    outcome = colour_offset({"x": mean})
+    assert not outcome.passed and "4.00" in outcome.reason
 
 
 def test_fusion_is_held_to_its_best_expert_over_all_benchmarks() -> None:
@@ -121,6 +160,11 @@ def test_student_is_held_to_its_control() -> None:
         ("fast", {"batch": 2}, "crops"),
         ("fast", {"accumulate": 1}, "crops"),
         ("fast", {"crop": 8}, "crops of 8 px"),
+        ("fast", {"learning_rate": 1e-7}, "train.learning_rate 1e-07"),
+        ("fast", {"loss": {"l1": 0, "charbonnier": 1}}, "models.alone.train.loss.l1"),
+        ("fast", {"ema": 0}, "train.ema"),
+        ("fast", {"precision": "bf16"}, "train.precision"),
+        ("fast", {"select": "last"}, "train.select"),
     ],
 )
 def test_an_unfair_control_fails_with_its_reason(name: str, train: dict, reason: str) -> None:
@@ -130,8 +174,18 @@ def test_an_unfair_control_fails_with_its_reason(name: str, train: dict, reason:
 
 
 def test_a_control_of_larger_budget_is_fair() -> None:
-    outcomes = {o.name: o for o in quality_checks(recipe(steps=200), "fast", RESULTS)}
+    larger = recipe(steps=200, seed=7, keep_best=3)
+    outcomes = {o.name: o for o in quality_checks(larger, "fast", RESULTS)}
     assert outcomes["teacher_helped"].passed
+
+
+def test_leaderboard_and_release_read_what_makes_a_control_unfair() -> None:
+    for module, key in ((evaluation, "evaluation/leaderboard"), (release, "model/fast/release")):
+        one, other, reseeded = (
+            {s.key: s for s in module.stages(recipe(**train))}[key].settings
+            for train in ({}, {"ema": 0}, {"seed": 7})
+        )
+        assert one != other and one == reseeded
 
 
 def test_each_kind_has_its_checks() -> None:

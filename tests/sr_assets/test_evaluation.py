@@ -344,12 +344,17 @@ def test_a_row_may_not_be_called_like_a_control(graph: Graph) -> None:
 
 def test_without_experts_only_bicubic_is_a_control(graph: Graph, tmp_path: Path) -> None:
     plain = graph.recipe.model_copy(
-        update={"experts": {}, "models": {"alone": graph.recipe.models["alone"]}}
+        update={"experts": {}, "models": {"thumb": graph.recipe.models["alone"]}}
     )
     small = Graph(plain, tmp_path)
-    small.put_model("alone", build_network("Compact", 4, SMALL), kind="plain")
-    board = small.make("evaluation/leaderboard").read_json("leaderboard.json")
-    assert [row["name"] for row in board["rows"]] == ["bicubic", "alone"]
+    small.put_model("thumb", build_network("Compact", 4, SMALL), kind="plain")
+    output = small.make("evaluation/leaderboard")
+    board = output.read_json("leaderboard.json")
+    assert [row["name"] for row in board["rows"]] == ["bicubic", "thumb"]
+    # No name of a row is the file of another picture.
+    own = small.outputs[Ref("model/thumb/evaluation", "other")]
+    (image,) = own.read_json("results.json")["images"]
+    assert output.read_bytes("images/other/000/thumb.png") == own.read_bytes(image["picture"])
 
 
 def test_identical_images_are_null_and_left_out_of_the_mean() -> None:
@@ -358,7 +363,12 @@ def test_identical_images_are_null_and_left_out_of_the_mean() -> None:
         ImageScore("b", 9, 9, 30.0, 0.5, (1.0, -2.0, 0.0), "sr/b.png"),
     )
     written = json.loads(json.dumps(Results("x", "plain", images, 5).to_json(), allow_nan=False))
-    assert written["mean"] == {"psnr_y": 30.0, "ssim_y": 0.75, "colour_offset": [0.5, -1.0, 0.0]}
+    assert written["mean"] == {
+        "psnr_y": 30.0,
+        "ssim_y": 0.75,
+        "colour_offset": [0.5, -1.0, 0.0],
+        "colour_offset_abs": [0.5, 1.0, 0.0],
+    }
     assert "1 of 2 images equal HR" in written["note"]
     assert results_from_json(written).images == images
     alone = Results("x", "plain", images[:1], 5)

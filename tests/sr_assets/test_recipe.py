@@ -9,6 +9,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sr_assets.lineage.added import register
 from sr_assets.lineage.slices import slice_of
 from sr_assets.recipe import reference
 from sr_assets.recipe.loading import RecipeError, load_recipe, shipped_recipes
@@ -72,6 +73,9 @@ def test_unknown_field_deep_in_a_model(tmp_path: Path) -> None:
         (MINIMAL + "silver: {patch_size: 66}\n", "no multiple of scale 4"),
         (MINIMAL + "models: {m: {kind: gate}}\n", "needs at least one expert"),
         (MINIMAL + "models: {m: {kind: gaet}}\n", "models.m"),
+        (MINIMAL + "seed: 2024-13-45\n", "no valid YAML: month must be"),
+        (MINIMAL + "seed: !!bool perhaps\n", "no valid YAML"),
+        (MINIMAL + "silver: &a {p: *a}\n", "a section holds itself"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
@@ -85,6 +89,41 @@ def test_names_that_point_nowhere_are_listed_together(tmp_path: Path) -> None:
     )
     message = error_of(tmp_path, text)
     assert "models.s.teacher: 'nobody'" in message and "models.s.datasets: 'elsewhere'" in message
+
+
+def test_fields_that_do_not_fit_together_are_told_line_by_line(tmp_path: Path) -> None:
+    text = MINIMAL + (
+        "silver: {patch_size: 66}\nmodels:\n  m:\n    kind: plain\n"
+        "    network: {architecture: SPAN}\n    train:\n      crop: 8\n"
+        "      learning_rate: 1.0e-8\n      min_learning_rate: 1.0e-7\n"
+    )
+    lines = [line.split("recipe.yaml")[1] for line in error_of(tmp_path, text).splitlines()]
+    assert lines == [
+        ":5: silver.patch_size 66 is no multiple of scale 4",
+        ":13: models.m.train.min_learning_rate 1e-07 is larger than learning_rate 1e-08",
+    ]
+
+
+def test_a_file_of_other_bytes_is_no_recipe(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(b"name: \xff\xfe")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml: no valid YAML: 'utf-8'"):
+        load_recipe(tmp_path / "recipe.yaml")
+
+
+def test_a_model_may_train_on_an_added_dataset(tmp_path: Path) -> None:
+    text = MINIMAL + f"root: {tmp_path}\n"
+    added = load_recipe(write(tmp_path, text))
+    register(added, "holiday", str(tmp_path), benchmark=False)
+    text += (
+        "models:\n  s:\n    kind: plain\n    network: {architecture: SPAN}\n"
+        "    datasets: [photos, holiday]\n"
+    )
+    recipe = load_recipe(write(tmp_path, text))
+    assert recipe.models["s"].datasets == ("photos", "holiday")
+    assert recipe.training_datasets() == ("photos",)
+    taken = text.replace("photos", "holiday")  # the recipe's own section comes first
+    source = load_recipe(write(tmp_path, taken)).datasets["holiday"].source
+    assert source.kind == "folder" and source.path == str(tmp_path / "pictures")
 
 
 def test_missing_file_lists_the_shipped_recipes(tmp_path: Path) -> None:

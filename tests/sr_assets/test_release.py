@@ -13,6 +13,7 @@ from upath import UPath
 
 from sr_assets.assets import export, release
 from sr_assets.assets.export import onnx_name, weights_name
+from sr_assets.evaluation.results import ImageScore, Results
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.releases import list_releases, pull
@@ -103,22 +104,29 @@ class World:
             metadata={"sha256": f"digest-of-{name}"},
         )
 
-    def scores(self, **psnr: float | None) -> None:
-        """One results file a row; `bicubic`, `mean` and `convex` go into the baselines."""
+    def scores(self, images: str = "b1", **psnr: float | None) -> None:
+        """One results file a row; `bicubic`, `mean` and `convex` go into the baselines.
+
+        `images` is the data version of the benchmark's images.
+        """
+        (benchmark,) = self.recipe.benchmarks
+        measured_on = {"inputs": {f"bronze/images[{benchmark}]": images}}
 
         def results(value: float | None) -> dict[str, Any]:
-            return {"mean": {"psnr_y": value, "ssim_y": 0.9, "colour_offset": [0.1, 0, -0.1]}}
+            image = ImageScore("a", 64, 64, value, 0.9, (0.1, 0.0, -0.1), "sr/a.png")
+            return Results("row", "plain", (image,), 1).to_json()
 
         baselines = {"bicubic", "mean", "convex"}
         for name, value in psnr.items():
             if name not in baselines:
                 owner = "expert" if name in self.recipe.experts else "model"
                 self.put(
-                    Ref(f"{owner}/{name}/evaluation", "set"),
+                    Ref(f"{owner}/{name}/evaluation", benchmark),
                     lambda f, v=value: f.write_json("results.json", results(v)),  # type: ignore[misc]
+                    **measured_on,
                 )
         self.put(
-            Ref("evaluation/baselines", "set"),
+            Ref("evaluation/baselines", benchmark),
             lambda folder: (
                 [folder.write_json(f"{row}/results.json", results(psnr[row])) for row in baselines]
                 and None
@@ -179,7 +187,8 @@ def test_export_writes_checked_files(world: World) -> None:
         assert output.marker["files"][name]["sha256"] == entry["sha256"]
     with safe_open(str(output.path / weights_name("student", 2)), "pt") as file:
         told = file.metadata()
-    assert told["architecture"] == "Compact" and told["scale"] == "2" and told["licence"] == "MIT"
+    assert told["architecture"] == "Compact" and told["scale"] == "2"
+    assert told["licence"] == "not stated"
     assert json.loads(told["data"]) == {"gold/pairs[photos]": "g1"}
     assert json.loads(told["caches"]) == {"expert/one/cache[photos]": "e1"}
     assert told["code_version"] == "code-1"
@@ -281,7 +290,9 @@ def test_the_card_shows_controls_licences_and_how_to_load(world: World) -> None:
     for row in ("bicubic", "one", "two", "mean", "convex", "fusion", "alone", "**student**"):
         assert f"| {row} |" in card
     assert "28.80 dB / 0.9000" in card
-    assert "| photos | CC0 |" in card and "| one | Apache-2.0 |" in card
+    assert "| photos | CC0 |" in card
+    assert "| one | Apache-2.0 | digest-of-one |" in card
+    assert "| licence of the weights | not stated in the recipe |" in card
     assert 'load_from_file("student_x2.safetensors")' in card
 
 
@@ -340,6 +351,55 @@ def test_a_release_that_got_worse_is_held_back(world: World, tmp_path: Path) -> 
     assert released(world, "fusion")[0]["version"] == 2
 
 
+def test_another_name_of_a_benchmark_hides_no_loss(world: World) -> None:
+    assert released(world, "fusion")[0]["released"]
+    world.checkpoint("fusion", seed=3)
+    renamed = {"benchmarks": {"other": {"source": {"kind": "folder", "path": "y"}}}}
+    world.recipe = recipe(export={"onnx": False}, **renamed)
+    world.scores(**{**GOOD, "fusion": 29.3})
+    decision, _ = released(world, "fusion")
+    assert [r.split(":")[0] for r in decision["reasons"]] == ["no_regression"]
+
+
+def test_other_images_or_another_scale_are_not_compared(world: World) -> None:
+    assert released(world, "fusion")[0]["released"]
+    manifest = world.root / "registry/fusion/1/manifest.json"
+    world.checkpoint("fusion", seed=3)
+    world.scores(**{**GOOD, "fusion": 29.3, "images": "b2"})  # the same name, new images
+    decision, _ = released(world, "fusion")
+    (said,) = [c["reason"] for c in decision["checks"] if c["name"] == "no_regression"]
+    assert decision["released"] and "other images" in said
+
+    for version in (1, 2):  # as if both had been made at scale 3
+        file = world.root / f"registry/fusion/{version}" / manifest.name
+        text = json.loads(file.read_text())
+        file.chmod(0o644)
+        file.write_text(json.dumps({**text, "scale": 3}))
+    world.checkpoint("fusion", seed=4)
+    world.scores(**{**GOOD, "fusion": 29.25})
+    decision, _ = released(world, "fusion")
+    (said,) = [c["reason"] for c in decision["checks"] if c["name"] == "no_regression"]
+    assert decision["released"] and "first release" in said
+
+
+def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> None:
+    base = world.recipe.model_dump(mode="json")
+    base["datasets"]["secret"] = {"source": {"kind": "folder", "path": "z"}, "licence": "NC"}
+    base["models"]["fusion"] |= {"datasets": ["secret"], "licence": "GPL-3.0"}
+    base["models"]["student"]["datasets"] = base["models"]["alone"]["datasets"] = ["photos"]
+    world.recipe = Recipe.model_validate(base)
+    _, output = released(world, "student")
+    card = output.read_bytes("model_card.md").decode()
+    assert "| photos | CC0 |" in card and "| secret | NC |" in card
+    assert "| teacher | fusion, licence GPL-3.0 |" in card
+    before, after = (
+        {s.key: s for s in release.stages(Recipe.model_validate(r))}["model/student/release"]
+        for r in (base, {**base, "datasets": {**base["datasets"], "secret": {
+            "source": {"kind": "folder", "path": "z"}, "licence": "CC0"}}})
+    )  # fmt: skip
+    assert before.settings != after.settings  # a corrected licence writes a new card
+
+
 def test_the_same_content_keeps_its_version(world: World, tmp_path: Path) -> None:
     first, one = released(world, "fusion")
     before = (tmp_path / "registry/fusion/1/manifest.json").read_bytes()
@@ -348,6 +408,25 @@ def test_the_same_content_keeps_its_version(world: World, tmp_path: Path) -> Non
     assert (first["version"], again["version"]) == (1, 1)
     assert (tmp_path / "registry/fusion/1/manifest.json").read_bytes() == before
     assert one.data_version != "" and "created" not in two.read_bytes("release.json").decode()
+
+
+def test_a_kill_after_publishing_changes_no_decision(world: World) -> None:
+    released(world, "fusion")
+    world.checkpoint("fusion", seed=3)
+    world.scores(**{**GOOD, "fusion": 29.7})
+    first, _ = released(world, "fusion")
+    again, _ = released(world, "fusion")  # as if the first had published and then been killed
+    assert first == again and again["version"] == 2
+    (said,) = [c["reason"] for c in again["checks"] if c["name"] == "no_regression"]
+    assert "29.5" in said  # version 1, not itself
+
+
+def test_the_mend_that_a_held_release_asks_for_makes_it_again() -> None:
+    with_onnx, without = (
+        {s.key: s.settings for s in release.stages(recipe(export={"onnx": onnx}))}
+        for onnx in (True, False)
+    )
+    assert with_onnx["model/student/release"] != without["model/student/release"]
 
 
 def test_which_models_are_released() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from sr_assets.storage import MARKER, OutputFolder, open_output
+from sr_assets.storage import MARKER, OutputFolder, open_output, root_of
 
 
 def names(folder: Path) -> set[str]:
@@ -30,6 +30,11 @@ def test_an_output_appears_whole_and_only_on_commit(tmp_path):
     assert output.read_json("b.json") == {"a": "é", "z": 1}
     assert [p.name for p in Path(str(final)).parent.iterdir()] == ["0123"]
     assert open_output(final) == output
+
+
+def test_a_root_may_start_at_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert str(root_of("demo", "~/srd")) == str(tmp_path / "srd")
 
 
 def test_an_output_with_a_missing_or_shortened_file_is_none(tmp_path):

@@ -130,6 +130,21 @@ def test_a_folder_resumes_and_overwrites_when_told(model: Path, tmp_path: Path) 
     assert (output / "a.png").read_bytes() != b"kept"
 
 
+def test_no_picture_becomes_its_own_input(model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "a.png")
+    photo(tmp_path / "in" / "in" / "a.png", seed=1)
+    before = (tmp_path / "in" / "a.png").read_bytes()
+    for source, output in (("in/a.png", "in"), ("in", ".")):  # in/in/a.png would go to in/a.png
+        with pytest.raises(StageError, match="is an input itself"):
+            run(model, tmp_path / source, tmp_path / output, overwrite=True)
+    assert (tmp_path / "in" / "a.png").read_bytes() == before
+
+
+def test_a_folder_goes_into_the_folder_above_it(model: Path, tmp_path: Path) -> None:
+    photo(tmp_path / "in" / "a.png")
+    assert run(model, tmp_path / "in", tmp_path).written == [tmp_path / "a.png"]
+
+
 def test_a_killed_write_leaves_no_picture(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,10 +76,15 @@ def test_python_objects_are_never_loaded(tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_torchscript_is_refused(tmp_path):
-    torch.jit.script(torch.nn.Linear(2, 2)).save(tmp_path / "a.pt")
-    with pytest.raises(ValueError, match=r"a\.pt"):
-        load_expert(tmp_path / "a.pt")
+def test_torchscript_is_refused_before_it_runs(tmp_path, monkeypatch):
+    run = []
+    monkeypatch.setattr(torch.jit, "load", lambda *args, **more: run.append(args))
+    program = torch.jit.script(torch.nn.Linear(2, 2))
+    for name in ("a.pt", "b.pth", "c.ckpt"):
+        program.save(tmp_path / name)
+        with pytest.raises(ValueError, match=rf"{name} .*TorchScript program: save its state dict"):
+            load_expert(tmp_path / name)
+    assert run == []
 
 
 def test_files_that_are_no_weights(tmp_path):
