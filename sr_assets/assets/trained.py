@@ -24,6 +24,8 @@ class LoadedModel:
     network: nn.Module
     description: Mapping[str, Any]
     """`model.json`: kind, architecture, args, scale, experts, parameters, step, ..."""
+    sizes: tuple[int, int] = (1, 1)
+    """Smallest LR side that the network takes, and what LR is padded to a multiple of (px)."""
 
     @property
     def kind(self) -> str:
@@ -44,7 +46,7 @@ class LoadedModel:
         """The model's picture, without gradients.
 
         Args:
-            lr: [B, 3, h, w] in [0, 1] on the network's device.
+            lr: [B, 3, h, w] in [0, 1] on the network's device; any size, padded as an expert's is.
             sr: for a gate, expert name -> SR [B, 3, H, W]; names beyond its experts are ignored.
 
         Returns:
@@ -55,10 +57,12 @@ class LoadedModel:
         """
         import torch
 
+        from sr_models.experts.running import run_padded
+
         # Not inference_mode: SPAN refreshes its merged kernels in eval mode, and export reads them.
         with torch.no_grad():
             if not self.experts:
-                return self.network(lr)
+                return run_padded(self.network, lr, self.scale, self.sizes)
             given = sr or {}
             return self.network(lr, {name: given[name] for name in self.experts if name in given})
 
@@ -74,6 +78,7 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
         StageError: the weights do not fit the network that the description names.
     """
     from sr_models.device import pick_device
+    from sr_models.experts.loading import size_requirements
 
     description = read_description(output)
     network = _build(description)
@@ -85,7 +90,8 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
             f"{output.path / WEIGHTS} does not fit {description['architecture']} ({wrong[0]}): "
             "delete this output and build it again"
         ) from error
-    return LoadedModel(network.to(pick_device(device)).eval(), description)
+    sizes = (1, 1) if description["kind"] == "gate" else size_requirements(network)
+    return LoadedModel(network.to(pick_device(device)).eval(), description, sizes)
 
 
 def _build(description: Mapping[str, Any]) -> nn.Module:

@@ -56,8 +56,8 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
     A killed run goes on from its last checkpoint in the output's work folder.
 
     Returns:
-        Metadata: parameters, steps, the step that was chosen, its validation PSNR-Y and that of
-        the rivals on the same images.
+        Metadata: parameters, steps, the step that was chosen, its validation PSNR-Y (see
+        `validation_psnr`) and that of the rivals on the same patches.
 
     Raises:
         StageError: there is nothing to train or validate on, or the training went astray.
@@ -65,6 +65,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
     import torch
 
     from sr_models.device import pick_device
+    from sr_models.export.weights import running_parameters
     from sr_models.training.determinism import seeded
     from sr_models.training.loop import NonFiniteLoss, Task, train
 
@@ -77,7 +78,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
             network = trainee.build()
         except ValueError as error:
             raise StageError(f"models.{name}.network: {error}") from error
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    parameters = running_parameters(network)
     context.log(
         f"{name}: {parameters:,} parameters, {len(samples)} samples, "
         f"{settings.steps} steps on {device}"
@@ -142,6 +143,9 @@ def validation_psnr(
     device: str,
 ) -> dict[str, float]:
     """Mean PSNR-Y (dB) over the held-out images, each put together from its patches.
+
+    Each patch is enlarged on its own, without its neighbours, and what no whole patch covers is left
+    out: compare these numbers with one another, not with those of a benchmark.
 
     An image that is met exactly has no finite PSNR and is left out of the mean.
 

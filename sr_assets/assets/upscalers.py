@@ -32,14 +32,27 @@ def upscaler_trainee(recipe: Recipe, model: PlainModel | StudentModel) -> Traine
         share, teacher = model.teacher_weight, model.teacher
         caches = {teacher: teacher_cache(recipe, model)}
     weights = model.train.loss.model_dump()
+    sizes = (1, 1)
 
     def build() -> nn.Module:
+        from sr_models.experts.loading import size_requirements
         from sr_models.networks import build_network
 
-        return build_network(model.network.architecture, recipe.scale, model.network.args)
+        nonlocal sizes
+        network = build_network(model.network.architecture, recipe.scale, model.network.args)
+        sizes = size_requirements(network)
+        if model.train.crop % sizes[1]:
+            raise ValueError(
+                f"{model.network.architecture} takes LR sides that are multiples of {sizes[1]}: "
+                f"set train.crop to one, not {model.train.crop}"
+            )
+        return network
 
     def forward(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
-        return network(batch["lr"])
+        from sr_models.experts.running import run_padded
+
+        # A crop fits; the patches of validation have any size.
+        return run_padded(network, batch["lr"], recipe.scale, sizes)
 
     def losses(output: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         from sr_models.losses.pixel import loss_terms

@@ -94,3 +94,22 @@ def read_png(source: Output, name: str) -> np.ndarray:
 
     with Image.open(io.BytesIO(source.read_bytes(name))) as image:
         return np.array(image)
+
+
+def remember_tiled(context: StageContext, image: BenchmarkImage, tiled: bool) -> None:
+    """Notes, for runs that go on after a kill too, whether an image had to be cut into tiles."""
+    mark = context.output.work / f"tiled-{image.key}"
+    if tiled:
+        mark.touch()
+    else:
+        mark.unlink(missing_ok=True)
+
+
+def was_tiled(context: StageContext, image: BenchmarkImage) -> bool:
+    """What `remember_tiled` noted last."""
+    return (context.output.work / f"tiled-{image.key}").exists()
+
+
+def tiles_note(tiled: int, images: int, tile: int, halo: int) -> str:
+    """What a row says of images that were cut; empty where none was."""
+    return f"tiled {tile}/{halo} px: {tiled} of {images} images" if tiled else ""

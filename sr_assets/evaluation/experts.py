@@ -17,7 +17,10 @@ from sr_assets.evaluation.benchmark import (
     encode_png,
     read_pair,
     read_png,
+    remember_tiled,
+    tiles_note,
     to_tensor,
+    was_tiled,
 )
 from sr_assets.evaluation.results import Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
@@ -27,7 +30,8 @@ from sr_assets.stores.expert_cache import image_finished, write_image
 if TYPE_CHECKING:
     from sr_models.experts.loading import Expert
 
-#: Side of a tile and its halo (LR px): a common multiple of the windows of the known experts.
+#: Largest image that is run whole (LR px); others are cut in tiles of this side and halo.
+_LARGEST = 512 * 512
 _TILE, _HALO = 256, 32
 
 
@@ -47,14 +51,16 @@ def evaluate_expert(context: StageContext, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
     expert = load_weights(context.input(f"expert/{name}/weights"), context.output.work).to(device)
-    scores = []
+    scores, tiled = [], 0
     with context.progress(str(context.ref), len(images)) as advance:
         for image in images:
             lr, hr = read_pair(context, image)
             sr = _upscale(context, name, expert, image, lr)
             scores.append(measure(image.name, f"sr/{image.picture}", sr, hr, context.recipe.scale))
+            tiled += was_tiled(context, image)
             advance(1)
-    results = Results(name, "expert", tuple(scores), expert.parameters)
+    note = tiles_note(tiled, len(scores), _TILE, _HALO)
+    results = Results(name, "expert", tuple(scores), expert.parameters, note)
     context.output.write_json("results.json", results.to_json())
     return results.metadata()
 
@@ -66,7 +72,7 @@ def _upscale(
     import torch
 
     from sr_models.experts.running import ExpertMemoryError, NonFiniteOutputError, run_expert
-    from sr_models.inference.tiles import upscale_tiled
+    from sr_models.inference.tiles import upscale_whole
     from sr_models.metrics.images import to_uint8
 
     file, dtype = f"sr/{image.picture}", context.recipe.experts[name].dtype
@@ -77,7 +83,15 @@ def _upscale(
         return run_expert(expert, tile, dtype=dtype, batch=1).sr
 
     try:
-        sr = upscale_tiled(forward, to_tensor(lr), expert.scale, _TILE, _HALO)
+        sr, tiled = upscale_whole(
+            forward,
+            to_tensor(lr),
+            expert.scale,
+            largest=_LARGEST,
+            tile=_TILE,
+            halo=_HALO,
+            grid=expert.multiple,
+        )
     except NonFiniteOutputError as error:
         mend = "set dtype to fp32" if dtype != "fp32" else "its weights are broken"
         raise StageError(
@@ -85,6 +99,7 @@ def _upscale(
         ) from error
     except (ExpertMemoryError, ValueError) as error:
         raise StageError(f"experts.{name}: {image.name}: {error}") from error
+    remember_tiled(context, image, tiled)
     write_image(context.output, image.key, sr[0].numpy())
     rounded = to_uint8(sr[0])
     context.output.write_bytes(file, encode_png(rounded))

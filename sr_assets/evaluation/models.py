@@ -17,7 +17,10 @@ from sr_assets.evaluation.benchmark import (
     encode_png,
     read_pair,
     read_png,
+    remember_tiled,
+    tiles_note,
     to_tensor,
+    was_tiled,
 )
 from sr_assets.evaluation.results import Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
@@ -27,6 +30,8 @@ from sr_assets.stores.expert_cache import read_image
 if TYPE_CHECKING:
     from torch import Tensor
 
+#: Largest image that is run whole (LR px); others are cut in tiles of this side and halo.
+_LARGEST = 512 * 512
 _TILE, _HALO = 256, 32
 
 
@@ -36,13 +41,15 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: there is nothing to measure, the weights do not fit, or a picture is not finite.
     """
+    from sr_models.export.weights import running_parameters
+
     images = benchmark_images(context)
     checkpoint = context.input(f"model/{name}/checkpoint")
     try:
         model = load_model(checkpoint, context.recipe.compute.device)
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
-    scores = []
+    scores, tiled = [], 0
     with context.progress(str(context.ref), len(images)) as advance:
         for image in images:
             lr, hr = read_pair(context, image)
@@ -53,10 +60,11 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
                 sr = _upscale(context, name, model, image, lr)
                 context.output.write_bytes(file, encode_png(sr))
             scores.append(measure(image.name, file, sr, hr, context.recipe.scale))
+            tiled += was_tiled(context, image)
             advance(1)
     kind = "fusion" if model.experts else model.kind
-    parameters = sum(p.numel() for p in model.network.parameters())
-    results = Results(name, kind, tuple(scores), parameters)
+    note = tiles_note(tiled, len(scores), _TILE, _HALO)
+    results = Results(name, kind, tuple(scores), running_parameters(model.network), note)
     context.output.write_json("results.json", results.to_json())
     return results.metadata()
 
@@ -68,7 +76,7 @@ def _upscale(
     import torch
     import torch.nn.functional as F
 
-    from sr_models.inference.tiles import upscale_tiled
+    from sr_models.inference.tiles import upscale_whole
     from sr_models.metrics.images import to_uint8
 
     scale, experts = model.scale, model.experts
@@ -86,6 +94,16 @@ def _upscale(
         return model.upscale(first, pictures)
 
     try:
-        return to_uint8(upscale_tiled(forward, torch.cat(planes, 1), scale, _TILE, _HALO)[0])
+        sr, tiled = upscale_whole(
+            forward,
+            torch.cat(planes, 1),
+            scale,
+            largest=_LARGEST,
+            tile=_TILE,
+            halo=_HALO,
+            grid=model.sizes[1],
+        )
     except ValueError as error:
         raise StageError(f"models.{name}: {image.name}: {error}: train it again") from error
+    remember_tiled(context, image, tiled)
+    return to_uint8(sr[0])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import socket
-import sqlite3
 import threading
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,7 +16,6 @@ from typing import Any
 
 import dagster as dg
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import SQLAlchemyError
 
 from sr_assets.lineage.records import asset_key
 from sr_assets.lineage.stage import Ref
@@ -62,7 +60,7 @@ def _burying(instance: dg.DagsterInstance) -> Iterator[None]:
 
     def watch() -> None:
         while not ended.wait(_LOOK_EVERY):
-            with suppress(SQLAlchemyError, sqlite3.Error):  # busy: the next look will do
+            with suppress(Exception):  # a busy database, say: the next look will do
                 bury_dead_runs(instance)
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -86,6 +84,9 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
         if _SERVER in run.tags and not _answers(json.loads(run.tags[_SERVER])):
             instance.report_run_canceled(run, "the UI that ran it was stopped")
         elif _LOCK in run.tags and _is_gone(_lock_path(instance, run.tags[_LOCK])):
+            now = instance.get_run_by_id(run.run_id)
+            if now is None or now.is_finished:
+                continue  # it ended between our two looks
             instance.report_run_failed(run, "its process was killed")
         else:
             continue
@@ -99,12 +100,15 @@ def _lock_path(instance: dg.DagsterInstance, name: str) -> Path:
 
 
 def _is_gone(path: Path) -> bool:
-    """Whether nobody holds the lock. Unlike a process id, which a zombie keeps, which another
-    container gives to a stranger, it ends with its process."""
+    """Whether nobody holds the lock.
+
+    It ends with its process, unlike a process id: a zombie keeps that, and another container on the
+    same home gives it to a stranger.
+    """
     path.parent.mkdir(exist_ok=True)
     try:
         with FileLock(path, timeout=0):
-            path.unlink()
+            path.unlink(missing_ok=True)
     except Timeout:
         return False
     return True

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from spandrel import (
+    MAIN_REGISTRY,
     ImageModelDescriptor,
     ModelDescriptor,
     ModelLoader,
@@ -26,6 +27,7 @@ from spandrel.__helpers.unpickler import RestrictedUnpickle
 from torch import Tensor, nn
 
 from sr_models.experts import edsr
+from sr_models.export.weights import running_parameters
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TAP = "conv_after_body"
@@ -87,21 +89,32 @@ def load_expert(path: str | Path) -> Expert:
         )
     model = descriptor.model.eval().requires_grad_(False)
     channels = _feature_channels(model)
-    requirements = descriptor.size_requirements
-    multiple = math.lcm(requirements.multiple_of, _window(model))
+    minimum, multiple = _sizes(descriptor)
     return Expert(
         architecture=str(descriptor.architecture.id),
         model=model,
         # spandrel's own __call__ clamps to [0,1] and drops batches: only its adapter is of use.
         call=descriptor._call_fn,
         scale=descriptor.scale,
-        minimum=max(requirements.minimum, 1),
+        minimum=minimum,
         multiple=multiple,
         feature_module=None if channels is None else _TAP,
         feature_channels=channels,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=running_parameters(model),
         bf16_safe=descriptor.supports_bfloat16,
     )
+
+
+def size_requirements(network: nn.Module) -> tuple[int, int]:
+    """(minimum, multiple) of `Expert` for a network of `build_network`, from its weights."""
+    edsr.register()
+    with torch.random.fork_rng(devices=[]):
+        return _sizes(MAIN_REGISTRY.load(dict(network.state_dict())))
+
+
+def _sizes(descriptor: ModelDescriptor) -> tuple[int, int]:
+    asked = descriptor.size_requirements
+    return max(asked.minimum, 1), math.lcm(asked.multiple_of, _window(descriptor.model))
 
 
 def _read_tensors(path: Path) -> StateDict:

@@ -5,6 +5,7 @@ What is done with its output (quantising, storing, measuring) is not known here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ def run_expert(
         try:
             part = _forward(expert, lr[start : start + batch], dtype, features)
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             if batch == 1:
                 raise ExpertMemoryError(
@@ -101,6 +102,17 @@ def pad_to(x: Tensor, minimum: int, multiple: int) -> Tensor:
         x = F.pad(x, (0, mirrored[1], 0, mirrored[0]), mode="reflect")
     rest = [e - m for e, m in zip(extra, mirrored, strict=True)]
     return F.pad(x, (0, rest[1], 0, rest[0]), mode="replicate") if any(rest) else x
+
+
+def run_padded(
+    network: Callable[[Tensor], Tensor], lr: Tensor, scale: int, sizes: tuple[int, int]
+) -> Tensor:
+    """SR [B,3,h·scale,w·scale] of a network that asks for `sizes` (minimum, multiple) of LR.
+
+    Gradients pass; the output is that of `run_expert` for the same weights.
+    """
+    height, width = lr.shape[-2:]
+    return network(pad_to(lr, *sizes))[..., : height * scale, : width * scale]
 
 
 def _padding(side: int, minimum: int, multiple: int) -> int:
@@ -177,8 +189,9 @@ def _demand_finite(
             )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError):
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory did not suffice, on any device."""
+    if isinstance(error, (torch.OutOfMemoryError, ExpertMemoryError)):
         return True
     text = str(error)  # the CPU and MPS allocators have no class of their own
     return "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text

@@ -89,6 +89,7 @@ def export_onnx(
     """
     return _export(
         _merged_copy(network),
+        _plain_copy(network),
         (INPUT,),
         (1,),
         scale,
@@ -119,6 +120,7 @@ def export_gate_onnx(
         raise OnnxExportError(f"expert {clash.pop()!r} has the name of an ONNX input: rename it")
     return _export(
         _GateInputs(_merged_copy(gate), experts),
+        _GateInputs(_plain_copy(gate), experts),
         (LR_INPUT, *experts),
         (1, *(scale for _ in experts)),
         scale,
@@ -143,6 +145,7 @@ class _GateInputs(nn.Module):
 
 def _export(
     network: nn.Module,
+    reference: nn.Module,
     names: Sequence[str],
     factors: Sequence[int],
     scale: int,
@@ -151,7 +154,10 @@ def _export(
     metadata: dict[str, str],
     tolerance: float,
 ) -> OnnxReport:
-    """Exports, cleans, writes and checks; input i has sides `factors[i]` times those of the LR."""
+    """Exports `network`, cleans, writes and checks it against `reference`, the trained network.
+
+    Input i has sides `factors[i]` times those of the LR.
+    """
     _require("onnx", "onnxscript", "onnxruntime")
     unit = multiple * -(-8 // multiple)
     free_batch, (height, width) = True, (2 * unit, 3 * unit)
@@ -171,7 +177,7 @@ def _export(
         (1, 3, unit + multiple, 3 * unit + 3 * multiple),  # odd sides where any size will do
         (3 if free_batch else 1, 3, 4 * unit + multiple, unit + multiple),
     )
-    checks = _compare(network, content, names, factors, sizes)
+    checks = _compare(reference, content, names, factors, sizes)
     worst = max(checks, key=lambda check: check.max_difference)
     if not worst.max_difference <= tolerance:  # NaN fails too
         raise OnnxExportError(
@@ -193,9 +199,14 @@ def _require(*packages: str) -> None:
             ) from error
 
 
+def _plain_copy(network: nn.Module) -> nn.Module:
+    """A CPU copy in eval mode, otherwise as it was trained."""
+    return copy.deepcopy(network).cpu().float().eval()
+
+
 def _merged_copy(network: nn.Module) -> nn.Module:
     """A CPU copy in eval mode whose merged convolutions are plain ones, which a graph can hold."""
-    clone = copy.deepcopy(network).cpu().float().eval()
+    clone = _plain_copy(network)
     for parameter in clone.parameters():
         parameter.requires_grad_(False)
     for parent in list(clone.modules()):
@@ -300,7 +311,7 @@ def _compare(
     checks = []
     for shape in sizes:
         inputs = _inputs(shape, factors)
-        with torch.inference_mode():
+        with torch.no_grad():
             expected = network(*inputs)
         feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
         try:

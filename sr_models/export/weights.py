@@ -87,6 +87,16 @@ def merged_state(network: nn.Module) -> dict[str, Tensor]:
     return dict(network.state_dict())
 
 
+def running_parameters(network: nn.Module) -> int:
+    """Number of parameters that run: of a merging convolution the merged kernel, no branches."""
+    idle: set[nn.Parameter] = set()
+    for module in network.modules():
+        if is_merging_convolution(module):
+            merged: nn.Module = module.eval_conv  # type: ignore[assignment]
+            idle |= set(module.parameters()) - set(merged.parameters())
+    return sum(p.numel() for p in network.parameters() if p not in idle)
+
+
 def is_merging_convolution(module: nn.Module) -> bool:
     """Whether `module` is a convolution of SPAN that merges its branches in every forward pass."""
     return hasattr(module, "eval_conv") and callable(getattr(module, "update_params", None))

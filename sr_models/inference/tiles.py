@@ -12,6 +12,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from sr_models.experts.running import is_out_of_memory
+
 
 def upscale_tiled(
     forward: Callable[[Tensor], Tensor],
@@ -20,12 +22,13 @@ def upscale_tiled(
     tile: int = 256,
     halo: int = 16,
     advance: Callable[[int], None] | None = None,
+    grid: int = 1,
 ) -> Tensor:
     """Runs `forward` over tiles of one image and puts its outputs together.
 
-    All tiles of an image have the same shape: the last of a line is shifted inside instead of being
-    cut, so that a network sees no small tile and compiles one graph. An image that fits in one tile
-    is run whole.
+    All tiles of an image have the same shape (with `grid` 1): the last of a line is shifted inside
+    instead of being cut, so that a network sees no small tile and compiles one graph. An image that
+    fits in one tile is run whole.
 
     Args:
         forward: [1, C, h, w] -> [1, 3, h * scale, w * scale]; it is given tiles on the device of
@@ -35,23 +38,29 @@ def upscale_tiled(
         tile: side of a tile with its halo (LR px), more than twice the halo.
         halo: context that is computed and thrown away at each inner side of a tile (LR px).
         advance: is told 1 after each tile.
+        grid: tiles start at multiples of it, so that windows lie where they lie in the whole image;
+            the last tile of a line grows by less than this to reach the border (LR px).
 
     Returns:
         [1, 3, H * scale, W * scale] on the CPU, in the dtype that `forward` returned; not clamped.
 
     Raises:
-        ValueError: `tile` leaves nothing beside its halo, `lr` is no single image, or `forward`
+        ValueError: `tile` leaves nothing (or no `grid`) beside its halo, `lr` is no single image, or `forward`
             returned another shape than the scale asks for.
     """
     if halo < 0 or tile <= 2 * halo:
         raise ValueError(f"tile {tile} must be more than twice the halo {halo}")
+    if grid > tile - 2 * halo:
+        raise ValueError(f"tile {tile} with halo {halo} is too small for windows of {grid}")
     if lr.ndim != 4 or lr.shape[0] != 1 or 0 in lr.shape:
         raise ValueError(f"lr must be one image [1, C, H, W], not {tuple(lr.shape)}")
     height, width = lr.shape[-2:]
     sr: Tensor | None = None
-    for top, upper, lower in spans(height, tile, halo):
-        for left, first, last in spans(width, tile, halo):
-            piece = lr[..., top : top + tile, left : left + tile]
+    for top, upper, lower in spans(height, tile, halo, grid):
+        bottom = height if lower == height else top + tile
+        for left, first, last in spans(width, tile, halo, grid):
+            right = width if last == width else left + tile
+            piece = lr[..., top:bottom, left:right]
             out = forward(piece).detach()
             wanted = (1, 3, piece.shape[-2] * scale, piece.shape[-1] * scale)
             if tuple(out.shape) != wanted:
@@ -71,20 +80,53 @@ def upscale_tiled(
     return sr
 
 
+def upscale_whole(
+    forward: Callable[[Tensor], Tensor],
+    lr: Tensor,
+    scale: int,
+    *,
+    largest: int,
+    tile: int,
+    halo: int,
+    grid: int = 1,
+) -> tuple[Tensor, bool]:
+    """`upscale_tiled` of the whole image as one tile, and whether it had to be cut after all.
+
+    It is cut when it has more than `largest` LR pixels or memory does not suffice for it: networks
+    with global attention or pooling then give slightly other values.
+    """
+    height, width = lr.shape[-2:]
+    if height * width <= largest:
+        try:
+            whole = max(height, width, grid) + 2 * halo
+            return upscale_tiled(forward, lr, scale, whole, halo, grid=grid), False
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    cut = len(spans(height, tile, halo, grid)) * len(spans(width, tile, halo, grid)) > 1
+    return upscale_tiled(forward, lr, scale, tile, halo, grid=grid), cut
+
+
 def count_tiles(height: int, width: int, tile: int = 256, halo: int = 16) -> int:
     """How many tiles `upscale_tiled` runs for an LR image of this size."""
     return len(spans(height, tile, halo)) * len(spans(width, tile, halo))
 
 
-def spans(size: int, tile: int, halo: int) -> list[tuple[int, int, int]]:
+def spans(size: int, tile: int, halo: int, grid: int = 1) -> list[tuple[int, int, int]]:
     """Cuts one axis: (start of the tile, first pixel kept, first pixel no longer kept) of each.
+
+    Starts are multiples of `grid`; the last tile goes to the end of the axis, which may be up to
+    grid - 1 beyond the size of a tile.
 
     What is kept covers 0..size once; every kept pixel is at least `halo` away from each end of its
     tile that is not an end of the image.
     """
     if size <= tile:
         return [(0, 0, size)]
-    starts = [*range(0, size - tile, tile - 2 * halo), size - tile]
+    last, step = (size - tile) // grid * grid, (tile - 2 * halo) // grid * grid
+    starts = [*range(0, last, step), last]
     # Two neighbours share their overlap half and half: both get as much context as there is.
     cuts = [(a + tile + b) // 2 for a, b in pairwise(starts)]
     return list(zip(starts, [0, *cuts], [*cuts, size], strict=True))

@@ -222,12 +222,26 @@ def test_tiles_do_not_change_a_fusion(graph: Graph, monkeypatch: pytest.MonkeyPa
     from sr_assets.evaluation import models
 
     whole = picture(graph.make("model/blend/evaluation", "bench"), "sr/0.png")
+    monkeypatch.setattr(models, "_LARGEST", 20)
     monkeypatch.setattr(models, "_TILE", 9)
     monkeypatch.setattr(models, "_HALO", 2)
     context = graph.context(Ref("model/blend/evaluation", "bench"), "tiled")
     models.evaluate_model(context, "blend")
-    tiled = picture(context.output.commit({"metadata": {}}), "sr/0.png")
+    output = context.output.commit({"metadata": {}})
+    assert output.read_json("results.json")["note"] == "tiled 9/2 px: 2 of 2 images"
+    tiled = picture(output, "sr/0.png")
     assert np.abs(tiled.astype(int) - whole).max() <= 1  # one rounding, at most
+
+
+def test_an_expert_says_that_it_was_tiled(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert graph.make("expert/one/evaluation", "bench").read_json("results.json")["note"] == ""
+    for name, value in (("_LARGEST", 20), ("_TILE", 9), ("_HALO", 2)):
+        monkeypatch.setattr(expert_evaluation, name, value)
+    context = graph.context(Ref("expert/one/evaluation", "bench"), "tiled")
+    for _ in range(2):  # the second run, as after a kill, finds the pictures finished
+        expert_evaluation.evaluate_expert(context, "one")
+    output = context.output.commit({"metadata": {}})
+    assert output.read_json("results.json")["note"] == "tiled 9/2 px: 2 of 2 images"
 
 
 def test_a_killed_evaluation_goes_on(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

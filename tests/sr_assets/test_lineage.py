@@ -1,6 +1,10 @@
 """The stale plan and the build, on a small graph with a real Dagster instance."""
 
-from collections.abc import Iterator
+import dataclasses
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,8 @@ from sr_assets.definitions import build_defs
 from sr_assets.graph import Graph
 from sr_assets.lineage.build import BuildResult, build, to_do
 from sr_assets.lineage.plan import survey
-from sr_assets.lineage.records import current_output
+from sr_assets.lineage import runs
+from sr_assets.lineage.records import current_address, current_output
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 
@@ -28,6 +33,7 @@ class World:
         self.settings: dict[str, Any] = {"upper.mark": "!"}
         self.broken: set[Ref] = set()
         self.ran: list[str] = []
+        self.act: Callable[[Ref], None] = lambda ref: None
 
     def graph(self) -> Graph:
         source = {"kind": "builtin", "images": ["x.png"]}
@@ -58,6 +64,7 @@ class World:
 
     def start(self, context: StageContext) -> None:
         self.ran.append(str(context.ref))
+        self.act(context.ref)
         if context.ref in self.broken:
             raise StageError("field x is wrong: mend it")
 
@@ -165,6 +172,107 @@ def test_a_deleted_output_is_missing_and_made_again(world: World) -> None:
     assert world.states()["upper/text[b]"][0] == "missing"
     world.make()
     assert world.ran == ["upper/text[b]"]
+
+
+def test_ctrl_c_ends_the_build_and_not_only_the_step(world: World) -> None:
+    world.act = lambda ref: os.kill(os.getpid(), signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        world.make()
+    assert world.ran == ["raw/text[a]"]
+
+
+def test_a_change_during_the_build_holds_back_what_needs_it(world: World) -> None:
+    def change(ref: Ref) -> None:
+        if ref == Ref("upper/text", "a"):
+            world.texts["b"] = "new"
+
+    world.act = change
+    result = world.make()
+    assert not result.failed
+    assert set(result.held_back) == {Ref("total/text")}
+
+
+def test_two_recipes_in_one_home_keep_their_outputs_apart(world: World, tmp_path: Path) -> None:
+    world.make()
+    mine = {str(r): s.output for r, s in survey(world.graph(), world.instance).items()}
+    other = World(tmp_path / "other", world.instance)
+    other.settings = {"upper.mark": "?"}
+    assert len(other.make().made) == 5
+    assert not world.behind() and not other.behind()
+    assert {str(r): s.output for r, s in survey(world.graph(), world.instance).items()} == mine
+    (tmp_path / "other").rename(tmp_path / "moved")
+    other.folder = tmp_path / "moved"
+    assert not other.behind()
+
+
+def test_the_record_of_a_root_is_found_below_many_of_another(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sr_assets.lineage.records._PAGE", 2)
+    ref = Ref("total/text")
+    for root, addresses in ((world.folder, ["one"]), (tmp_path / "other", ["x", "y", "z", "w"])):
+        for address in addresses:
+            metadata = {
+                "address": address,
+                "path": dg.MetadataValue.path(f"{root}/{ref}/{address}"),
+            }
+            world.instance.report_runless_asset_event(
+                dg.AssetMaterialization(["total", "text"], metadata=metadata)
+            )
+    graph = world.graph()
+    assert current_address(world.instance, graph, ref) == "one"
+    moved = dataclasses.replace(graph, root=UPath(tmp_path / "moved"))
+    assert current_address(world.instance, moved, ref) == "w"
+
+
+def test_a_partition_of_another_recipe_fails_and_says_so(world: World) -> None:
+    graph = world.graph()
+    world.instance.add_dynamic_partitions("dataset", ["theirs"])
+    job = build_defs(graph).resolve_implicit_global_asset_job_def()
+    result = runs.execute(job, world.instance, [Ref("raw/text", "theirs")])
+    (failed,) = [e for e in result.all_events if e.is_step_failure]
+    assert "recipe world has no dataset 'theirs'" in str(failed.step_failure_data.error)
+
+
+def test_only_a_run_whose_process_is_gone_is_buried(world: World) -> None:
+    unfinished: list[str] = []
+
+    def look(ref: Ref) -> None:
+        (run,) = world.instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        unfinished.append(run.tags["srd/lock"])
+        assert runs.bury_dead_runs(world.instance) == []
+
+    world.act = look
+    assert not world.make(["raw/text[a]"]).failed and len(unfinished) == 1
+
+    job = build_defs(world.graph()).resolve_implicit_global_asset_job_def()
+    dead = world.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"srd/lock": unfinished[0]}
+    )
+    assert runs.bury_dead_runs(world.instance) == [dead.run_id]
+    buried = world.instance.get_run_by_id(dead.run_id)
+    assert buried is not None and buried.status == dg.DagsterRunStatus.FAILURE
+
+
+def test_a_waiting_run_goes_on_when_the_one_before_it_is_killed(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "_LOOK_EVERY", 0.05)
+    world.make(["upper/text"])
+    job = build_defs(world.graph()).resolve_implicit_global_asset_job_def()
+    lock = runs.FileLock(runs._lock_path(world.instance, "other"))
+    lock.acquire()
+    other = world.instance.create_run_for_job(
+        job, status=dg.DagsterRunStatus.STARTED, tags={"srd/lock": "other"}
+    )
+    storage = world.instance.event_log_storage
+    storage.initialize_concurrency_limit_to_default("gpu")
+    assert storage.claim_concurrency_slot("gpu", other.run_id, "total__text").is_claimed
+    kill = threading.Timer(0.3, lambda: lock.release(force=True))
+    kill.start()
+    result = world.make()
+    kill.join()
+    assert result.made == [Ref("total/text")]
 
 
 def test_selection_takes_what_it_is_made_from(world: World) -> None:

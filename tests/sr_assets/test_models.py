@@ -15,6 +15,7 @@ from upath import UPath
 
 from sr_assets.assets import model_cache, models
 from sr_assets.assets.trained import load_model
+from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.lineage.code_version import module_digests
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
@@ -318,3 +319,28 @@ def test_mistakes_are_told_in_one_line(outputs: Outputs) -> None:
     recipe = make_recipe(models={"plain": wrong})
     with pytest.raises(StageError, match=r"models\.plain: no loss term has a weight"):
         outputs.run(models.stages(recipe)[0], recipe, "lossless")
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+def test_a_network_with_windows_runs_at_any_size(outputs: Outputs) -> None:
+    args = {"embed_dim": 8, "depths": [6], "num_heads": [2], "window_size": 8, "gc": 4,
+            "img_size": 16}  # fmt: skip
+    plain = {"kind": "plain", "network": {"architecture": "DRCT", "args": args}}
+    train = {**TRAIN, "steps": 1}
+    wrong = make_recipe(models={"plain": {**plain, "train": train}})
+    with pytest.raises(StageError, match=r"DRCT .* multiples of 16: set train\.crop to one, not 8"):
+        outputs.run(models.stages(wrong)[0], wrong, "crop")
+    recipe = make_recipe(models={"plain": {**plain, "train": {**train, "crop": 16}}})
+    loaded = load_model(outputs.run(models.stages(recipe)[0], recipe, "windows"))
+    assert loaded.upscale(torch.rand(1, 3, 17, 5)).shape == (1, 3, 34, 10)
+
+
+def test_validation_pads_patches_of_a_network_with_windows() -> None:
+    args = {"embed_dim": 8, "depths": [6], "num_heads": [2], "window_size": 8, "gc": 4,
+            "img_size": 16}  # fmt: skip
+    network = {"architecture": "DRCT", "args": args}
+    model = {"kind": "plain", "network": network, "train": {**TRAIN, "crop": 16}}
+    recipe = make_recipe(models={"plain": model})
+    trainee = upscaler_trainee(recipe, recipe.models["plain"])  # type: ignore[arg-type]
+    built = trainee.build().eval()
+    assert trainee.forward(built, {"lr": torch.rand(1, 3, 12, 20)}).shape == (1, 3, 24, 40)

@@ -10,6 +10,7 @@ import pytest
 
 from sr_assets.report.page import render_page, templates_digest, title_of
 from sr_assets.report.plots import scatter, short_count
+from sr_assets.report.terminal import row_line
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
 
@@ -234,3 +235,8 @@ def test_the_template_is_part_of_the_version(
     (tmp_path / "report.css").write_text("body { color: red }")
     assert templates_digest() != before
     assert title_of("hr") == "HR (original)"
+
+
+def test_a_fusion_in_a_terminal_shows_its_experts_parameters_too() -> None:
+    blend = {**row("blend", "fusion", 27.5, 52_000), "total_parameters": 20_052_000}
+    assert row_line(blend, blend["benchmarks"]["x"]).endswith(" 20,052,000")

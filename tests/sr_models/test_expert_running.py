@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 from spandrel import ModelLoader
 
 from sr_models.device import pick_device
-from sr_models.experts.loading import Expert, load_expert
+from sr_models.experts.loading import Expert, load_expert, size_requirements
 from sr_models.experts.running import (
     ExpertMemoryError,
     NonFiniteOutputError,
     pad_to,
     run_expert,
+    run_padded,
 )
 from sr_models.networks import build_network
 
@@ -119,6 +120,17 @@ def test_output_is_what_the_network_says_and_not_clamped(experts, name):
     assert not experts[name].model.conv_after_body._forward_hooks
     if name == "EDSR":  # starts near the mean colour plus the input: leaves [0,1] on this input
         assert expected.min() < 0
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_of_our_own_takes_what_an_expert_takes(experts, name):
+    torch.manual_seed(1)
+    network, x = build_network(name, 4, NETWORKS[name]).eval(), torch.rand(1, 3, 5, 20)
+    sizes = size_requirements(network)
+    assert sizes == (experts[name].minimum, experts[name].multiple)
+    with torch.no_grad():
+        sr = run_padded(network, x, 4, sizes)
+    assert torch.equal(sr, run_expert(experts[name], x).sr)
 
 
 def test_features_are_the_output_of_the_tap(experts):

@@ -16,6 +16,7 @@ from spandrel.architectures.SPAN import SPAN
 from torch import Tensor, nn
 
 from sr_models.experts.edsr import EDSR
+from sr_models.export import onnx as onnx_export
 from sr_models.export.onnx import (
     OnnxExportError,
     OnnxPackagesError,
@@ -23,7 +24,12 @@ from sr_models.export.onnx import (
     export_onnx,
 )
 from sr_models.export.spandrel_check import check_with_spandrel
-from sr_models.export.weights import digest_weights, merged_state, serialise_weights
+from sr_models.export.weights import (
+    digest_weights,
+    merged_state,
+    running_parameters,
+    serialise_weights,
+)
 from sr_models.fusion.gate import GateFusion
 
 
@@ -124,6 +130,32 @@ def test_merged_kernels_of_span_are_brought_up_to_date() -> None:
     stale = network.state_dict()["conv_1.eval_conv.weight"].clone()
     fresh = merged_state(network)["conv_1.eval_conv.weight"]
     assert not torch.equal(stale, fresh)
+
+
+def test_only_merged_kernels_of_span_count() -> None:
+    small = nn.Sequential(compact(), nn.Conv2d(3, 3, 1))
+    assert running_parameters(small) == sum(p.numel() for p in small.parameters())
+    assert running_parameters(SPAN(3, 3, feature_channels=48, upscale=4)) == 426_288
+
+
+def test_graphs_are_compared_with_the_trained_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(network: nn.Module) -> nn.Module:
+        copy = rewrite(network)
+        with torch.no_grad():
+            next(copy.parameters()).add_(0.5)
+        return copy
+
+    rewrite = onnx_export._merged_copy
+    monkeypatch.setattr(onnx_export, "_merged_copy", wrong)
+    with pytest.raises(OnnxExportError, match="differs from torch"):
+        export_onnx(compact(), 4, 1, tmp_path / "a.onnx")
+    gate = GateFusion(["a", "b"], 4, 8, 1)
+    for parameter in gate.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    with pytest.raises(OnnxExportError, match="differs from torch"):
+        export_gate_onnx(gate, ["a", "b"], 4, tmp_path / "b.onnx")
 
 
 def test_unknown_weights_are_named(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sr_models.inference.tiles import count_tiles, spans, upscale_tiled
+from sr_models.inference.tiles import count_tiles, spans, upscale_tiled, upscale_whole
 
 
 class Local(nn.Module):
@@ -60,6 +60,44 @@ def test_spans_cover_once_and_keep_their_halo(size: int, halo: int, core: int) -
         assert end - start == min(tile, size)
         assert first - start >= halo or start == 0 == first
         assert end - last >= halo or end == size == last
+
+
+@given(st.integers(1, 400), st.integers(0, 20), st.integers(1, 40), st.integers(1, 12))
+def test_tiles_lie_on_the_grid_of_windows(size: int, halo: int, core: int, grid: int) -> None:
+    tile = 2 * halo + grid + core
+    cut = spans(size, tile, halo, grid)
+    assert [p for _, first, last in cut for p in range(first, last)] == list(range(size))
+    for start, first, last in cut:
+        end = size if last == size else start + tile
+        assert start % grid == 0 and end - start < tile + grid
+        assert first - start >= halo or start == 0 == first
+        assert end - last >= halo or end == size == last
+
+
+def test_windows_see_the_same_pixels_in_tiles() -> None:
+    def windows(x: Tensor) -> Tensor:  # every pixel becomes the mean of its 4x4 window
+        mean = nn.functional.avg_pool2d(x, 4, ceil_mode=True, count_include_pad=False)
+        large = mean.repeat_interleave(4, -1).repeat_interleave(4, -2)
+        return large[..., : x.shape[-2], : x.shape[-1]]
+
+    lr = picture(30, 45)
+    assert torch.equal(upscale_tiled(windows, lr, 1, tile=16, halo=2, grid=4), windows(lr))
+    with pytest.raises(ValueError, match="too small for windows of 4"):
+        upscale_tiled(windows, lr, 1, tile=16, halo=7, grid=4)
+
+
+@pytest.mark.parametrize(("largest", "room"), [(10**6, 10**6), (900, 10**6), (10**6, 900)])
+def test_an_image_runs_whole_unless_it_is_too_large(largest: int, room: int) -> None:
+    def centred(x: Tensor) -> Tensor:
+        if x.shape[-2] * x.shape[-1] > room:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return x - x.mean((-2, -1), keepdim=True)
+
+    lr = picture(30, 45)
+    sr, tiled = upscale_whole(centred, lr, 1, largest=largest, tile=16, halo=2)
+    whole = lr - lr.mean((-2, -1), keepdim=True)
+    assert tiled == (900 in (largest, room))
+    assert torch.equal(sr, whole) != tiled
 
 
 def test_all_tiles_have_one_shape_and_are_counted() -> None:

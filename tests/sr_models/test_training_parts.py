@@ -32,8 +32,9 @@ def test_rate_rises_to_the_peak_and_falls_to_the_floor(
         steps=steps + warmup, warmup=warmup, learning_rate=peak, min_learning_rate=peak * share
     )
     rates = [learning_rate(step, settings) for step in range(settings.steps)]
-    assert rates[: warmup + 1] == sorted(rates[: warmup + 1])
-    assert rates[warmup:] == sorted(rates[warmup:], reverse=True)
+    # Rounding: at the peak the cosine's sum may fall one unit in the last place short.
+    assert rates[: warmup + 1] == pytest.approx(sorted(rates[: warmup + 1]), rel=1e-12)
+    assert rates[warmup:] == pytest.approx(sorted(rates[warmup:], reverse=True), rel=1e-12)
     assert rates[warmup] == pytest.approx(peak) and max(rates) <= peak * (1 + 1e-12)
     assert rates[-1] == pytest.approx(peak * share, abs=1e-12)
     if warmup:
