@@ -54,7 +54,8 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
 
     return Stage(
         key=f"model/{name}/checkpoint",
-        description=what,
+        description=f"{what} Its validation PSNR-Y is of held-out images put together from patches "
+        "that were enlarged one by one.",
         group=f"model_{name}",
         run=partial(train_model, name=name, model=model, trainee=trainee),
         modules=(module,),

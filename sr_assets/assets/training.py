@@ -144,8 +144,8 @@ def validation_psnr(
 ) -> dict[str, float]:
     """Mean PSNR-Y (dB) over the held-out images, each put together from its patches.
 
-    Each patch is enlarged on its own, without its neighbours, and what no whole patch covers is left
-    out: compare these numbers with one another, not with those of a benchmark.
+    Each patch is enlarged on its own, without its neighbours, and what no whole patch covers is
+    left out: compare these numbers with one another, not with those of a benchmark.
 
     An image that is met exactly has no finite PSNR and is left out of the mean.
 

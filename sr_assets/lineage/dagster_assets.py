@@ -3,6 +3,7 @@
 The only place where a stage meets Dagster; what a stage computes is in `assets/`.
 """
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -54,9 +55,7 @@ def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
         description=stage.description,
         group_name=stage.group,
         kinds=set(stage.kinds),
-        metadata={"decided_by": dg.MetadataValue.json(dict(stage.settings))}
-        if stage.settings
-        else {},
+        metadata={"recipe": _table(stage.settings)} if stage.settings else {},
         partitions_def=None if stage.partitions is None else PARTITIONS[stage.partitions],
         deps=list(_dependencies(stage, graph)),
         code_version=version,
@@ -82,6 +81,12 @@ def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
         return _result(output, reused)
 
     return asset
+
+
+def _table(settings: Mapping[str, Any]) -> dg.MetadataValue:
+    """The recipe fields that decide the asset's content."""
+    rows = [f"| {field} | `{json.dumps(value)}` |" for field, value in settings.items()]
+    return dg.MetadataValue.md("\n".join(["| field | value |", "|---|---|", *rows]))
 
 
 def _dependencies(stage: Stage, graph: Graph) -> Iterator[dg.AssetDep]:

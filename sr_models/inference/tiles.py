@@ -45,8 +45,8 @@ def upscale_tiled(
         [1, 3, H * scale, W * scale] on the CPU, in the dtype that `forward` returned; not clamped.
 
     Raises:
-        ValueError: `tile` leaves nothing (or no `grid`) beside its halo, `lr` is no single image, or `forward`
-            returned another shape than the scale asks for.
+        ValueError: `tile` leaves nothing (or no `grid`) beside its halo, `lr` is no single image,
+            or `forward` returned another shape than the scale asks for.
     """
     if halo < 0 or tile <= 2 * halo:
         raise ValueError(f"tile {tile} must be more than twice the halo {halo}")

@@ -335,6 +335,11 @@ def test_a_network_with_windows_runs_at_any_size(outputs: Outputs) -> None:
     assert loaded.upscale(torch.rand(1, 3, 17, 5)).shape == (1, 3, 34, 10)
 
 
+def test_the_graph_says_what_validation_measures() -> None:
+    described = stage_of(make_recipe(), "model/plain/checkpoint").description
+    assert "put together from patches" in described
+
+
 def test_validation_pads_patches_of_a_network_with_windows() -> None:
     args = {"embed_dim": 8, "depths": [6], "num_heads": [2], "window_size": 8, "gc": 4,
             "img_size": 16}  # fmt: skip

@@ -135,7 +135,10 @@ def test_merged_kernels_of_span_are_brought_up_to_date() -> None:
 def test_only_merged_kernels_of_span_count() -> None:
     small = nn.Sequential(compact(), nn.Conv2d(3, 3, 1))
     assert running_parameters(small) == sum(p.numel() for p in small.parameters())
-    assert running_parameters(SPAN(3, 3, feature_channels=48, upscale=4)) == 426_288
+    assert (
+        running_parameters(SPAN(num_in_ch=3, num_out_ch=3, feature_channels=48, upscale=4))
+        == 426_288
+    )
 
 
 def test_graphs_are_compared_with_the_trained_network(
