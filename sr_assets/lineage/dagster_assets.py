@@ -70,8 +70,8 @@ def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
         ref = Ref(stage.key, partition)
         if partition not in graph.partitions(stage):
             raise dg.Failure(
-                f"{ref}: recipe {graph.recipe.name} has no {stage.partitions} {partition!r}: add it "
-                "with `srd add-dataset`, or leave the partition to the recipe that it belongs to",
+                f"{ref}: recipe {graph.recipe.name} has no {stage.partitions} {partition!r}: add "
+                "it with `srd add-dataset`, or leave the partition to the recipe it belongs to",
                 allow_retries=False,
             )
         try:
@@ -156,9 +156,13 @@ def _stage_context(
     origin: Mapping[str, Any],
     context: dg.AssetExecutionContext,
 ) -> StageContext:
+    latest: dict[str, float | int] = {}
+
     def observe(points: Mapping[str, float | int]) -> None:
+        # All that is known each time: Dagster breaks a curve at every event that lacks its key.
+        latest.update(points)
         context.log_event(
-            dg.AssetObservation(asset_key(ref), partition=ref.partition, metadata=points)
+            dg.AssetObservation(asset_key(ref), partition=ref.partition, metadata=dict(latest))
         )
 
     def bar(label: str, total: int, unit: str) -> AbstractContextManager[Any]:

@@ -66,7 +66,11 @@ def load_recipe(name: str | Path) -> Recipe:
     if repeated:
         raise RecipeError("\n".join(f"{path}:{line}: {key} stands twice" for key, line in repeated))
     try:
-        return Recipe.model_validate(_with_added(_absolute(data, path.parent.resolve())))
+        data = _with_added(_absolute(data, path.parent.resolve()))
+    except (ValueError, RuntimeError, ImportError) as error:  # ~nobody/x, foo://x
+        raise RecipeError(f"{path}: its root or a path cannot be used: {error}") from None
+    try:
+        return Recipe.model_validate(data)
     except ValidationError as error:
         raise RecipeError("\n".join(_messages(error, node, path))) from None
 

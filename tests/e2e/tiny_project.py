@@ -63,7 +63,7 @@ class Project:
         """Runs `srd` with this recipe to its end; it must end with exit code `code`."""
         done = subprocess.run(
             [*self.command, *words, *self._recipe_option(words)],
-            cwd=self.folder, env=self._environment(), capture_output=True, text=True,
+            cwd=self.folder, env=self.environment(), capture_output=True, text=True,
             timeout=_PATIENCE, check=False,
         )  # fmt: skip
         said = f"srd {' '.join(words)}\n{done.stdout}\n{done.stderr}"
@@ -89,7 +89,7 @@ class Project:
         with (self.folder / "killed.log").open("w") as log:
             process = subprocess.Popen(
                 [*self.command, *words, *self._recipe_option(words)],
-                cwd=self.folder, env=self._environment(), stdout=log, stderr=log,
+                cwd=self.folder, env=self.environment(), stdout=log, stderr=log,
             )  # fmt: skip
         give_up = time.monotonic() + _PATIENCE
         while not condition():
@@ -114,7 +114,8 @@ class Project:
     def _recipe_option(self, words: tuple[str, ...]) -> tuple[str, ...]:
         return ("--recipe", self.recipe_file.name) if words[:1] != ("--help",) else ()
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """Variables for a process of this project."""
         variables = {k: v for k, v in os.environ.items() if not k.startswith(("SRD_", "DAGSTER_"))}
         variables |= {"DAGSTER_HOME": str(self.folder / "home"), "OMP_NUM_THREADS": "1"}
         if self.import_path:

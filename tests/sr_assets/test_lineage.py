@@ -14,9 +14,9 @@ from upath import UPath
 
 from sr_assets.definitions import build_defs
 from sr_assets.graph import Graph
+from sr_assets.lineage import runs
 from sr_assets.lineage.build import BuildResult, build, to_do
 from sr_assets.lineage.plan import survey
-from sr_assets.lineage import runs
 from sr_assets.lineage.records import current_address, current_output
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe

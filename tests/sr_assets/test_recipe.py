@@ -76,6 +76,8 @@ def test_unknown_field_deep_in_a_model(tmp_path: Path) -> None:
         (MINIMAL + "seed: 2024-13-45\n", "no valid YAML: month must be"),
         (MINIMAL + "seed: !!bool perhaps\n", "no valid YAML"),
         (MINIMAL + "silver: &a {p: *a}\n", "a section holds itself"),
+        (MINIMAL + "root: foo://x\n", "its root or a path cannot be used"),
+        (MINIMAL + "root: ~nobody-here/x\n", "its root or a path cannot be used"),
     ],
 )
 def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
