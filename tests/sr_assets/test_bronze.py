@@ -223,6 +223,12 @@ def test_links(photos: Path, tmp_path: Path) -> None:
     assert again.data_version == output.data_version, "the folder itself may be a link"
 
 
+def test_outputs_below_the_source_are_no_photos(photos: Path, tmp_path: Path) -> None:
+    before = sources.fingerprint(folder(photos).datasets["photos"].source)
+    Run(folder(photos), photos / "data" / "out").commit()
+    assert sources.fingerprint(folder(photos).datasets["photos"].source) == before
+
+
 def test_names_that_cannot_be_kept(tmp_path: Path) -> None:
     root = tmp_path / "photos"
     root.mkdir()

@@ -10,12 +10,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from filelock import Timeout
 from upath import UPath
 
 from sr_assets.definitions import build_defs
 from sr_assets.graph import Graph
 from sr_assets.lineage import runs
 from sr_assets.lineage.build import BuildResult, build, to_do
+from sr_assets.lineage.dagster_assets import _alone
 from sr_assets.lineage.plan import survey
 from sr_assets.lineage.records import current_address, current_output
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
@@ -257,10 +259,10 @@ def test_only_a_run_whose_process_is_gone_is_buried(world: World) -> None:
 def test_a_waiting_run_goes_on_when_the_one_before_it_is_killed(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "_LOOK_EVERY", 0.05)
+    monkeypatch.setattr(runs, "_LOOK_EVERY", 0.2)
     world.make(["upper/text"])
     job = build_defs(world.graph()).resolve_implicit_global_asset_job_def()
-    lock = runs.FileLock(runs._lock_path(world.instance, "other"))
+    lock = runs.FileLock(runs._lock_path(world.instance, "other"), thread_local=False)
     lock.acquire()
     other = world.instance.create_run_for_job(
         job, status=dg.DagsterRunStatus.STARTED, tags={"srd/lock": "other"}
@@ -268,7 +270,7 @@ def test_a_waiting_run_goes_on_when_the_one_before_it_is_killed(
     storage = world.instance.event_log_storage
     storage.initialize_concurrency_limit_to_default("gpu")
     assert storage.claim_concurrency_slot("gpu", other.run_id, "total__text").is_claimed
-    kill = threading.Timer(0.3, lambda: lock.release(force=True))
+    kill = threading.Timer(0.3, lock.release)
     kill.start()
     result = world.make()
     kill.join()
@@ -304,3 +306,15 @@ def test_dagster_sees_versions_metadata_checks_and_observations(world: World) ->
 def test_to_do_keeps_inputs_first(world: World) -> None:
     todo = to_do(survey(world.graph(), world.instance), set(world.graph().refs()))
     assert [s.ref.asset for s in todo] == ["raw/text"] * 2 + ["upper/text"] * 2 + ["total/text"]
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_an_output_is_made_by_one_process_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    final = UPath("memory://test-lineage/a/b") if remote else UPath(tmp_path / "a" / "b")
+    with _alone(final), pytest.raises(Timeout):
+        _alone(final).acquire(timeout=0)
+    with _alone(final.with_name("c")):
+        pass

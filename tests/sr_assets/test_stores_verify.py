@@ -48,6 +48,14 @@ def test_a_remote_output_verifies(tmp_path, monkeypatch):
     assert [line.split(":")[0] for line in verify_output(output, 0)] == ["notes.json"]
 
 
+def test_what_a_kill_right_after_the_rename_leaves_is_no_difference(output):
+    folder = Path(str(output.path))
+    (folder / ".work").mkdir()
+    (folder / ".work" / "step-10.pt").write_bytes(b"x")
+    (folder / ".journal.jsonl").write_text("{}\n")
+    assert verify_output(output, 0) == []
+
+
 def test_a_flipped_byte_names_file_and_sample(output):
     shard = Path(str(output.path)) / SHARD
     flip(shard, shard.stat().st_size // 2)
