@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +19,6 @@ from sr_assets.lineage.records import asset_key
 from sr_assets.lineage.stage import Ref
 
 _LOCK = "srd/lock"  # names the lock that a run of the command line holds while it lives
-_LOOK_EVERY = 10.0  # seconds between two looks at the other runs
 _SERVER = ".dagster/grpc_info"  # Dagster's own tag on runs that the daemon launched
 _UNFINISHED = [
     dg.DagsterRunStatus.NOT_STARTED,
@@ -40,7 +37,7 @@ def execute(
     name = uuid.uuid4().hex
     path = _lock_path(instance, name)
     path.parent.mkdir(exist_ok=True)
-    with FileLock(path), _burying(instance):
+    with FileLock(path):
         result = job.execute_in_process(
             instance=instance,
             asset_selection=[asset_key(r) for r in refs],
@@ -51,25 +48,6 @@ def execute(
         )
     path.unlink(missing_ok=True)
     return result
-
-
-@contextmanager
-def _burying(instance: dg.DagsterInstance) -> Iterator[None]:
-    """Buries meanwhile: this run may wait for the slot of one that is killed only later."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(_LOOK_EVERY):
-            with suppress(Exception):  # a busy database, say: the next look will do
-                bury_dead_runs(instance)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:

@@ -25,7 +25,7 @@ mutation($selector: JobOrPipelineSelector!, $partition: String!) {
   }) {__typename ... on LaunchRunSuccess {run {runId}}}
 }
 """
-_PATIENCE = 120  # seconds
+_PATIENCE = 300  # seconds until it counts as hung
 
 
 @dataclass
@@ -78,6 +78,7 @@ def ui(empty: Project) -> Iterator[Ui]:
             process.wait(_PATIENCE)
 
 
+@pytest.mark.slow
 def test_a_run_from_the_ui_writes_where_srd_reads_and_ctrl_c_leaves_nothing(
     ui: Ui, empty: Project
 ) -> None:

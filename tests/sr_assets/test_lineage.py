@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -254,27 +253,6 @@ def test_only_a_run_whose_process_is_gone_is_buried(world: World) -> None:
     assert runs.bury_dead_runs(world.instance) == [dead.run_id]
     buried = world.instance.get_run_by_id(dead.run_id)
     assert buried is not None and buried.status == dg.DagsterRunStatus.FAILURE
-
-
-def test_a_waiting_run_goes_on_when_the_one_before_it_is_killed(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(runs, "_LOOK_EVERY", 0.2)
-    world.make(["upper/text"])
-    job = build_defs(world.graph()).resolve_implicit_global_asset_job_def()
-    lock = runs.FileLock(runs._lock_path(world.instance, "other"), thread_local=False)
-    lock.acquire()
-    other = world.instance.create_run_for_job(
-        job, status=dg.DagsterRunStatus.STARTED, tags={"srd/lock": "other"}
-    )
-    storage = world.instance.event_log_storage
-    storage.initialize_concurrency_limit_to_default("gpu")
-    assert storage.claim_concurrency_slot("gpu", other.run_id, "total__text").is_claimed
-    kill = threading.Timer(0.3, lock.release)
-    kill.start()
-    result = world.make()
-    kill.join()
-    assert result.made == [Ref("total/text")]
 
 
 def test_selection_takes_what_it_is_made_from(world: World) -> None:
