@@ -105,8 +105,8 @@ def _from_file(path: Path, name: str, root: UPath, device: torch.device) -> Upsc
     from sr_models.experts.loading import load_expert
 
     metadata = _metadata(path)
-    if metadata.get("kind") == "gate":
-        return _gate(path, metadata, name, root, device)
+    if "experts" in metadata or metadata.get("kind") in ("gate", "fusion"):
+        return _fusion(path, metadata, name, root, device)
     try:
         expert = load_expert(path).to(device)
     except (ValueError, FileNotFoundError) as error:
@@ -133,41 +133,48 @@ def _runner(expert: Expert) -> Callable[[Tensor], Tensor]:
     return lambda lr: run_expert(expert, lr, batch=1).sr
 
 
-def _gate(
+def _fusion(
     path: Path, metadata: Mapping[str, str], name: str, root: UPath, device: torch.device
 ) -> Upscaler:
     """A fusion with its experts run live, tile by tile."""
     import torch
     from safetensors.torch import load_file
 
-    from sr_models.fusion.gate import GateFusion
+    from sr_models.experts.running import run_expert, tapped
+    from sr_models.fusion.build import build_fusion
 
     told = _description(path, metadata)
-    names, digests = tuple(told["experts"]), told["expert_weights"]
-    experts = {e: _runner(_expert(e, digests.get(e), name, root).to(device)) for e in names}
-    gate = GateFusion(names, int(told["scale"]), **told["args"])
+    names, digests, taps = tuple(told["experts"]), told["expert_weights"], told["taps"]
+    experts = {e: _expert(e, digests.get(e), name, root).to(device) for e in names}
+    experts |= {e: tapped(experts[e], module) for e, module in taps.items()}
     try:
-        gate.load_state_dict(load_file(path), strict=True)
-    except RuntimeError as error:
-        raise StageError(f"{path.name}: its tensors do not fit a gate over {names}") from error
-    gate.to(device).eval()
+        fusion = build_fusion(told["architecture"], names, int(told["scale"]), told["args"])
+        fusion.load_state_dict(load_file(path), strict=True)
+    except (RuntimeError, ValueError) as error:
+        raise StageError(f"{path.name}: its tensors do not fit a fusion of {names}") from error
+    fusion.to(device).eval()
 
     def forward(lr: Tensor) -> Tensor:
         with torch.inference_mode():
-            return gate(lr, {e: run(lr) for e, run in experts.items()})
+            made = {e: run_expert(x, lr, batch=1, features=e in taps) for e, x in experts.items()}
+            pictures = {e: out.sr for e, out in made.items()}
+            features = {e: out.features for e, out in made.items() if out.features is not None}
+            return fusion(lr, pictures, features) if taps else fusion(lr, pictures)
 
-    return Upscaler(name, gate.scale, device, forward)
+    return Upscaler(name, fusion.scale, device, forward)
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """experts, expert_weights, args and scale of a gate, in its file or beside a checkpoint."""
+    """What a fusion says of itself and its experts, in its file or beside a checkpoint."""
     if "experts" in metadata:
         keys = ("experts", "expert_weights", "args", "scale")
-        return {key: json.loads(metadata[key]) for key in keys}
+        told = {key: json.loads(metadata[key]) for key in keys}
+        taps = json.loads(metadata.get("taps", "{}"))
+        return {**told, "architecture": metadata["architecture"], "taps": taps}
     beside = path.with_name("model.json")
     if not beside.exists():
-        raise StageError(f"{path.name} is a gate without the names of its experts")
-    return {"expert_weights": {}, **json.loads(beside.read_text(encoding="utf-8"))}
+        raise StageError(f"{path.name} is a fusion without the names of its experts")
+    return {"expert_weights": {}, "taps": {}, **json.loads(beside.read_text(encoding="utf-8"))}
 
 
 def _expert(name: str, digest: str | None, fusion: str, root: UPath) -> Expert:

@@ -18,7 +18,7 @@ from sr_assets.evaluation.results import (
     largest_absolute_offset,
 )
 from sr_assets.lineage.slices import slice_of
-from sr_assets.recipe.models import GateModel, ModelBase, PlainModel, Recipe, StudentModel
+from sr_assets.recipe.models import ModelBase, PlainModel, Recipe, StudentModel
 
 #: Largest mean colour offset of a channel that passes, in grey levels.
 OFFSET_LIMIT = 0.5
@@ -85,8 +85,7 @@ def quality_checks(recipe: Recipe, name: str, results: Scores) -> list[CheckOutc
     model = recipe.models[name]
     own = results.get(name, {})
     outcomes = [beats_bicubic(own, results.get(BICUBIC, {})), colour_offset(own)]
-    if isinstance(model, GateModel):
-        experts = model.experts or tuple(recipe.experts)
+    if experts := recipe.experts_of(name):
         outcomes.append(beats_best_expert(own, {e: results.get(e, {}) for e in experts}))
     if isinstance(model, StudentModel):
         control = None if model.control is None else recipe.models[model.control]

@@ -10,14 +10,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from sr_assets.assets.gates import gate_experts
 from sr_assets.evaluation.baselines import evaluate_baselines
 from sr_assets.evaluation.experts import evaluate_expert
 from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
 from sr_assets.evaluation.models import evaluate_model
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage
-from sr_assets.recipe.models import GateModel, Recipe, StudentModel
+from sr_assets.recipe.models import Recipe, StudentModel
 from sr_assets.report.page import templates_digest
 
 BASELINES, LEADERBOARD = "evaluation/baselines", "evaluation/leaderboard"
@@ -51,14 +50,17 @@ def _expert(recipe: Recipe, name: str) -> Stage:
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
         inputs=lambda benchmark: (Ref(_BRONZE, benchmark), Ref(f"expert/{name}/weights")),
-        settings={"scale": recipe.scale, f"experts.{name}.dtype": recipe.experts[name].dtype},
+        settings={
+            "scale": recipe.scale,
+            f"experts.{name}.features": recipe.experts[name].features,
+            f"experts.{name}.dtype": recipe.experts[name].dtype,
+        },
         pool="gpu",
     )
 
 
 def _model(recipe: Recipe, name: str) -> Stage:
-    model = recipe.models[name]
-    experts = gate_experts(recipe, model) if isinstance(model, GateModel) else ()
+    experts = recipe.experts_of(name)
 
     def inputs(benchmark: str | None) -> Iterable[Ref]:
         yield Ref(_BRONZE, benchmark)
@@ -140,8 +142,8 @@ def _checked(recipe: Recipe) -> dict[str, Any]:
     found: dict[str, Any] = {"models": list(recipe.models)}
     for name, model in recipe.models.items():
         found[f"models.{name}.kind"] = model.kind
-        if isinstance(model, GateModel):
-            found[f"models.{name}.experts"] = list(gate_experts(recipe, model))
+        if experts := recipe.experts_of(name):
+            found[f"models.{name}.experts"] = list(experts)
         if isinstance(model, StudentModel):
             found[f"models.{name}.control"] = model.control
             for judged in filter(None, (name, model.control)):

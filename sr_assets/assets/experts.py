@@ -203,12 +203,7 @@ def _make_cache(name: str, context: StageContext) -> dict[str, Any]:
         device = pick_device(context.recipe.compute.device)
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
-    expert = load_weights(weights, context.output.work).to(device)
-    if wanted.features and expert.feature_channels is None:
-        raise StageError(
-            f"experts.{name}.features: {expert.architecture} has no conv_after_body to take "
-            f"features from: set it to false"
-        )
+    expert = tap(load_weights(weights, context.output.work).to(device), name, wanted)
     if wanted.dtype == "bf16" and not expert.bf16_safe:
         raise StageError(
             f"experts.{name}.dtype: {expert.architecture} does not work in bf16: use fp32"
@@ -251,6 +246,29 @@ def _make_cache(name: str, context: StageContext) -> dict[str, Any]:
     }
 
 
+def tap(expert: LoadedExpert, name: str, wanted: Expert) -> LoadedExpert:
+    """The expert with the features that the recipe asks for, if it asks for any.
+
+    Raises:
+        StageError: it has no such features.
+    """
+    from sr_models.experts.running import tapped
+
+    if not wanted.features:
+        return expert
+    if wanted.features is True and expert.feature_channels is None:
+        raise StageError(
+            f"experts.{name}.features: {expert.architecture} has no conv_after_body to take "
+            f"features from: set it to false, or name a module"
+        )
+    if wanted.features is True:
+        return expert
+    try:
+        return tapped(expert, wanted.features)
+    except ValueError as error:
+        raise StageError(f"experts.{name}.features: {error}") from error
+
+
 def _run_shard(
     name: str,
     context: StageContext,
@@ -277,7 +295,8 @@ def _run_shard(
         lr = torch.from_numpy(np.stack([pairs.lr(i, k) for i, k in chunk]))
         lr = lr.permute(0, 3, 1, 2).float() / 255
         try:
-            out = run_expert(expert, lr, dtype=wanted.dtype, batch=batch, features=wanted.features)
+            asked = bool(wanted.features)
+            out = run_expert(expert, lr, dtype=wanted.dtype, batch=batch, features=asked)
         except NonFiniteOutputError as error:
             index, variant = chunk[error.index]
             raise StageError(

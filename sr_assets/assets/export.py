@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sr_assets.assets.trained import load_model
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
-from sr_assets.recipe.models import GateModel, Recipe
+from sr_assets.recipe.models import Recipe
 from sr_assets.storage import Output
 
 if TYPE_CHECKING:
@@ -40,10 +40,8 @@ def stages(recipe: Recipe) -> list[Stage]:
 def _stage(recipe: Recipe, name: str) -> Stage:
     model = recipe.models[name]
     inputs = [Ref(f"model/{name}/checkpoint")]
-    if isinstance(model, GateModel):
-        # A fusion means these very experts: their digests belong to its files.
-        experts = dict.fromkeys(model.experts or recipe.experts)
-        inputs += [Ref(f"expert/{e}/weights") for e in experts]
+    # A fusion means these very experts: their digests belong to its files.
+    inputs += [Ref(f"expert/{e}/weights") for e in recipe.experts_of(name)]
 
     def run(context: StageContext) -> dict[str, Any]:
         return _run(context, name)
@@ -91,6 +89,7 @@ def _run(context: StageContext, name: str) -> dict[str, Any]:
         "scale": model.scale,
         "experts": list(model.experts),
         "expert_weights": experts,
+        "taps": dict(model.taps),
         "parameters": model.description["parameters"],
         "datasets": model.description["datasets"],
         "licence": context.recipe.models[name].licence,
@@ -132,7 +131,7 @@ def _metadata(description: Mapping[str, Any], origin: Mapping[str, Any]) -> dict
         k: description[k] for k in ("model", "kind", "architecture", "args", "scale", "licence")
     }
     if description["experts"]:
-        told |= {k: description[k] for k in ("experts", "expert_weights")}
+        told |= {k: description[k] for k in ("experts", "expert_weights", "taps")}
     told["licence"] = told["licence"] or NO_LICENCE
     told |= {"data": data, "caches": caches, "code_version": origin["code_version"] or "unknown"}
     texts = {k: v if isinstance(v, str) else json.dumps(v, sort_keys=True) for k, v in told.items()}
@@ -183,7 +182,7 @@ def _write_onnx(
     from sr_models.export.onnx import (
         OnnxExportError,
         OnnxPackagesError,
-        export_gate_onnx,
+        export_fusion_onnx,
         export_onnx,
     )
 
@@ -197,8 +196,13 @@ def _write_onnx(
         path = Path(folder) / file
         try:
             if model.experts:
-                report = export_gate_onnx(
-                    model.network, model.experts, model.scale, path, metadata=properties
+                report = export_fusion_onnx(
+                    model.network,
+                    model.experts,
+                    model.features,
+                    model.scale,
+                    path,
+                    metadata=properties,
                 )
             else:
                 multiple = int(spandrel["multiple"]) if spandrel else 1

@@ -5,6 +5,7 @@ The network is `sr_models/fusion/gate.py`; the run around it is `training.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sr_assets.assets.training import Trainee
@@ -13,16 +14,12 @@ from sr_assets.recipe.models import GateModel, Recipe
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-
-def gate_experts(recipe: Recipe, model: GateModel) -> tuple[str, ...]:
-    """The experts of a gate, in the order of its weights: as listed, or all of the recipe."""
-    return tuple(recipe.experts) if model.experts is None else tuple(dict.fromkeys(model.experts))
+    from sr_models.losses.registry import LossTerms
 
 
-def gate_trainee(recipe: Recipe, model: GateModel) -> Trainee:
-    """A gate over `gate_experts`; validation shows the mean and every expert beside it."""
-    experts = gate_experts(recipe, model)
-    weights = model.train.loss.model_dump()
+def gate_trainee(recipe: Recipe, name: str, model: GateModel) -> Trainee:
+    """A gate over the model's experts; validation shows their mean and every one beside it."""
+    experts = recipe.experts_of(name)
     args = {"width": model.width, "depth": model.depth}
 
     def build() -> nn.Module:
@@ -36,13 +33,13 @@ def gate_trainee(recipe: Recipe, model: GateModel) -> Trainee:
     def forward(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return network(batch["lr"], pictures(batch))
 
-    def losses(output: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        from sr_models.losses.pixel import loss_terms
-
-        return loss_terms(output, batch["hr"], weights, "hr/")
+    def losses(
+        terms: LossTerms, output: Tensor, batch: dict[str, Tensor], weights: Mapping[str, float]
+    ) -> dict[str, Tensor]:
+        return terms(output, batch["hr"], weights, "hr/")
 
     def rivals(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        from sr_models.fusion.gate import expert_mean
+        from sr_models.fusion.experts import expert_mean
 
         sr = pictures(batch)
         return {**sr, "mean": expert_mean(sr, experts)}

@@ -78,4 +78,8 @@ def _pictures(
         }
         # The same division as in training, so that a model sees the very numbers it learnt on.
         unit = lr.astype(np.float32) / np.float32(255)
-        yield model.upscale(torch.from_numpy(unit).to(device), sr).cpu().numpy()
+        features = {
+            name: torch.from_numpy(experts[name].features_batch(indices, variants)).to(device)
+            for name in model.features
+        }
+        yield model.upscale(torch.from_numpy(unit).to(device), sr, features).cpu().numpy()

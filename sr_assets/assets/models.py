@@ -5,16 +5,20 @@ Only names, inputs and recipe slices are here; what a stage does is in the modul
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
 
-from sr_assets.assets.gates import gate_experts, gate_trainee
+from sr_assets.assets.fusions import fusion_caches, train_fusion
+from sr_assets.assets.gates import gate_trainee
 from sr_assets.assets.model_cache import cache_model
 from sr_assets.assets.training import train_model
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage
-from sr_assets.recipe.models import GateModel, Model, Recipe, StudentModel
+from sr_assets.recipe.models import FusionModel, GateModel, Model, Recipe, StudentModel
+from sr_assets.storage import hash_file
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -36,38 +40,72 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         **slice_of(model, path, without=("licence", "control")),
         f"{path}.datasets": list(datasets),
     }
-    if isinstance(model, GateModel):
-        trainee, module = gate_trainee(recipe, model), "sr_assets.assets.gates"
-        settings[f"{path}.experts"] = list(trainee.experts)
-        what = f"Fusion of {', '.join(trainee.experts)}, trained from their caches."
+    experts = recipe.experts_of(name)
+    weights: tuple[str, ...] = ()
+    caches: Mapping[str, str]
+    run: Callable[..., dict[str, Any]]
+    if isinstance(model, FusionModel):
+        caches, module = fusion_caches(recipe, name), "sr_assets.assets.fusions"
+        run = partial(train_fusion, name=name, model=model)
+        weights = () if caches else experts
+        settings |= {f"experts.{e}.features": recipe.experts[e].features for e in experts}
+        settings |= {f"experts.{e}.dtype": recipe.experts[e].dtype for e in weights}
+        how = "from their caches" if caches else "with each run live on every crop"
+        what = f"Seven-phase fusion of {', '.join(experts)}, trained {how}."
+    elif isinstance(model, GateModel):
+        trainee, module = gate_trainee(recipe, name, model), "sr_assets.assets.gates"
+        caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
+        what = f"Fusion of {', '.join(experts)}, trained from their caches."
     else:
         trainee, module = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers"
+        caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
         what = f"{model.network.architecture} trained on LR and HR pairs"
-        what += f" and the pictures of {next(iter(trainee.caches))}." if trainee.caches else "."
+        what += f" and the pictures of {next(iter(caches))}." if caches else "."
+    if experts:
+        settings[f"{path}.experts"] = list(experts)
 
     def inputs(_: str | None) -> Iterable[Ref]:
         for dataset in datasets:
             yield Ref("silver/patches", dataset)
             yield Ref("gold/pairs", dataset)
-            for asset in trainee.caches.values():
+            for asset in caches.values():
                 yield Ref(asset, dataset)
+        for expert in weights:
+            yield Ref(f"expert/{expert}/weights")
 
     return Stage(
         key=f"model/{name}/checkpoint",
         description=f"{what} Its validation PSNR-Y is of held-out images put together from patches "
         "that were enlarged one by one.",
         group=f"model_{name}",
-        run=partial(train_model, name=name, model=model, trainee=trainee),
+        run=run,
         modules=(module,),
         kinds=frozenset({"pytorch"}),
         inputs=inputs,
         settings=settings,
+        outside=lambda _: _start_fingerprint(model.train.start_from),
         pool="gpu",
     )
 
 
+def _start_fingerprint(file: str | None) -> dict[str, str]:
+    """Tells changed weights to start from."""
+    if file is None:
+        return {}
+    if not Path(file).is_file():
+        return {file: "missing"}
+    status = Path(file).stat()
+    return {file: _digest(file, status.st_size, status.st_mtime_ns)}
+
+
+@cache
+def _digest(file: str, size: int, mtime_ns: int) -> str:
+    """sha256 of a file, read again only when its size or time has changed."""
+    return hash_file(Path(file))[:16]
+
+
 def _cache(recipe: Recipe, name: str, model: Model) -> Stage:
-    experts = gate_experts(recipe, model) if isinstance(model, GateModel) else ()
+    experts = recipe.experts_of(name)
 
     def inputs(dataset: str | None) -> Iterable[Ref]:
         yield Ref(f"model/{name}/checkpoint")

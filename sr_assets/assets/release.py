@@ -24,7 +24,7 @@ from sr_assets.evaluation.results import (
 )
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext
-from sr_assets.recipe.models import GateModel, PlainModel, Recipe, StudentModel
+from sr_assets.recipe.models import PlainModel, Recipe, StudentModel
 from sr_assets.report.model_card import CardFacts, render_card
 from sr_assets.storage import Output
 from sr_assets.stores.registry import CARD, FOLDER, publish, versions
@@ -102,8 +102,8 @@ def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
         **{f"datasets.{d}.licence": recipe.datasets[d].licence for d in datasets},
         **{f"experts.{e}.licence": expert.licence for e, expert in recipe.experts.items()},
     }
-    if isinstance(model, GateModel):
-        found[f"models.{name}.experts"] = list(model.experts or recipe.experts)
+    if experts := recipe.experts_of(name):
+        found[f"models.{name}.experts"] = list(experts)
     if isinstance(model, StudentModel):
         found[f"models.{name}.teacher"] = model.teacher
         found[f"models.{name}.control"] = model.control
@@ -268,10 +268,7 @@ def _datasets_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
 def _experts_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
     """Experts whose pictures went into a model, directly or through its teachers."""
     *_, last = _chain(recipe, name)
-    model = recipe.models.get(last)
-    if isinstance(model, GateModel):
-        return tuple(dict.fromkeys(model.experts or recipe.experts))
-    return (last,) if last in recipe.experts else ()
+    return recipe.experts_of(last) if last in recipe.models else (last,)
 
 
 def _export_files(export: Output, report: Mapping[str, Any]) -> dict[str, bytes]:

@@ -29,7 +29,7 @@ class LoadedModel:
 
     @property
     def kind(self) -> str:
-        """`plain`, `gate` or `student`."""
+        """`plain`, `gate`, `fusion` or `student`."""
         return str(self.description["kind"])
 
     @property
@@ -42,12 +42,28 @@ class LoadedModel:
         """Names of the experts whose pictures it needs; empty for a network that needs LR alone."""
         return tuple(self.description["experts"])
 
-    def upscale(self, lr: Tensor, sr: Mapping[str, Tensor] | None = None) -> Tensor:
+    @property
+    def features(self) -> Mapping[str, int]:
+        """Name -> channels of those experts whose features it needs too."""
+        return dict(self.description["args"].get("features", {})) if self.experts else {}
+
+    @property
+    def taps(self) -> Mapping[str, str]:
+        """Name -> module of the expert that the features come from, where it needs features."""
+        return dict(self.description.get("taps", {}))
+
+    def upscale(
+        self,
+        lr: Tensor,
+        sr: Mapping[str, Tensor] | None = None,
+        features: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
         """The model's picture, without gradients.
 
         Args:
             lr: [B, 3, h, w] in [0, 1] on the network's device; any size, padded as an expert's is.
-            sr: for a gate, expert name -> SR [B, 3, H, W]; names beyond its experts are ignored.
+            sr: for a fusion, expert name -> SR [B, 3, H, W]; names beyond its experts are ignored.
+            features: for a fusion that needs them, expert name -> features [B, C, h, w].
 
         Returns:
             [B, 3, H, W], not clamped.
@@ -64,7 +80,10 @@ class LoadedModel:
             if not self.experts:
                 return run_padded(self.network, lr, self.scale, self.sizes)
             given = sr or {}
-            return self.network(lr, {name: given[name] for name in self.experts if name in given})
+            pictures = {name: given[name] for name in self.experts if name in given}
+            if not self.features:
+                return self.network(lr, pictures)
+            return self.network(lr, pictures, features or {})
 
 
 def load_model(output: Output, device: str = "cpu") -> LoadedModel:
@@ -90,16 +109,16 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
             f"{output.path / WEIGHTS} does not fit {description['architecture']} ({wrong[0]}): "
             "delete this output and build it again"
         ) from error
-    sizes = (1, 1) if description["kind"] == "gate" else size_requirements(network)
+    sizes = (1, 1) if description["experts"] else size_requirements(network)
     return LoadedModel(network.to(pick_device(device)).eval(), description, sizes)
 
 
 def _build(description: Mapping[str, Any]) -> nn.Module:
     scale, args = description["scale"], description["args"]
-    if description["kind"] == "gate":
-        from sr_models.fusion.gate import GateFusion
+    if description["experts"]:
+        from sr_models.fusion.build import build_fusion
 
-        return GateFusion(description["experts"], scale, **args)
+        return build_fusion(description["architecture"], description["experts"], scale, args)
     from sr_models.networks import build_network
 
     return build_network(description["architecture"], scale, args)

@@ -5,6 +5,7 @@ The networks are `sr_models/networks.py`; the run around them is `training.py`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from sr_assets.assets.training import Trainee
@@ -12,6 +13,8 @@ from sr_assets.recipe.models import PlainModel, Recipe, StudentModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from sr_models.losses.registry import LossTerms
 
 
 def teacher_cache(recipe: Recipe, model: StudentModel) -> str:
@@ -31,7 +34,6 @@ def upscaler_trainee(recipe: Recipe, model: PlainModel | StudentModel) -> Traine
     if isinstance(model, StudentModel):
         share, teacher = model.teacher_weight, model.teacher
         caches = {teacher: teacher_cache(recipe, model)}
-    weights = model.train.loss.model_dump()
     sizes = (1, 1)
 
     def build() -> nn.Module:
@@ -54,15 +56,15 @@ def upscaler_trainee(recipe: Recipe, model: PlainModel | StudentModel) -> Traine
         # A crop fits; the patches of validation have any size.
         return run_padded(network, batch["lr"], recipe.scale, sizes)
 
-    def losses(output: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        from sr_models.losses.pixel import loss_terms
-
+    def losses(
+        terms: LossTerms, output: Tensor, batch: dict[str, Tensor], weights: Mapping[str, float]
+    ) -> dict[str, Tensor]:
         own = {name: weight * (1 - share) for name, weight in weights.items()}
-        terms = loss_terms(output, batch["hr"], own, "hr/")
+        found = terms(output, batch["hr"], own, "hr/")
         if share:
             taught = {name: weight * share for name, weight in weights.items()}
-            terms |= loss_terms(output, batch[f"sr/{teacher}"], taught, "teacher/")
-        return terms
+            found |= terms(output, batch[f"sr/{teacher}"], taught, "teacher/")
+        return found
 
     def rivals(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         from sr_models.degradations.bicubic import upscale

@@ -114,7 +114,7 @@ def _pictures(
     import torch
 
     from sr_models.degradations.bicubic import upscale
-    from sr_models.fusion.gate import expert_mean
+    from sr_models.fusion.experts import expert_mean
 
     # In double precision, as the LR is made: no half way value is rounded by accident.
     yield BICUBIC, upscale(to_tensor(lr).double(), context.recipe.scale)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from upath import UPath
 
-from sr_assets.assets.experts import load_weights
+from sr_assets.assets.experts import load_weights, tap
 from sr_assets.evaluation.benchmark import (
     BenchmarkImage,
     benchmark_images,
@@ -25,9 +25,16 @@ from sr_assets.evaluation.benchmark import (
 from sr_assets.evaluation.results import Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.storage import Output
-from sr_assets.stores.expert_cache import image_finished, write_image
+from sr_assets.stores.expert_cache import (
+    features_finished,
+    image_finished,
+    write_features,
+    write_image,
+)
 
 if TYPE_CHECKING:
+    import torch
+
     from sr_models.experts.loading import Expert
 
 #: Largest image that is run whole (LR px); others are cut in tiles of this side and halo.
@@ -37,6 +44,8 @@ _TILE, _HALO = 256, 32
 
 def evaluate_expert(context: StageContext, name: str) -> dict[str, Any]:
     """Writes `results.json`, `sr/<picture>` and the unrounded SR of every image; returns metadata.
+
+    Features are written beside the SR where the recipe asks for them.
 
     Images that a killed run has finished are not run again.
 
@@ -50,7 +59,8 @@ def evaluate_expert(context: StageContext, name: str) -> dict[str, Any]:
         device = pick_device(context.recipe.compute.device)
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
-    expert = load_weights(context.input(f"expert/{name}/weights"), context.output.work).to(device)
+    loaded = load_weights(context.input(f"expert/{name}/weights"), context.output.work).to(device)
+    expert = tap(loaded, name, context.recipe.experts[name])
     scores, tiled = [], 0
     with context.progress(str(context.ref), len(images)) as advance:
         for image in images:
@@ -70,37 +80,54 @@ def _upscale(
 ) -> np.ndarray:
     """The rounded SR of one image, uint8 [H, W, 3], both forms of it written."""
     import torch
+    import torch.nn.functional as F
 
     from sr_models.experts.running import ExpertMemoryError, NonFiniteOutputError, run_expert
     from sr_models.inference.tiles import upscale_whole
     from sr_models.metrics.images import to_uint8
 
-    file, dtype = f"sr/{image.picture}", context.recipe.experts[name].dtype
-    if context.output.finished(file) and image_finished(context.output, image.key):
+    file, wanted = f"sr/{image.picture}", context.recipe.experts[name]
+    asked = bool(wanted.features)
+    if (
+        context.output.finished(file)
+        and image_finished(context.output, image.key)
+        and (not asked or features_finished(context.output, image.key))
+    ):
         return read_png(Output(UPath(context.output.path), "", {}), file)
 
     def forward(tile: torch.Tensor) -> torch.Tensor:
-        return run_expert(expert, tile, dtype=dtype, batch=1).sr
+        out = run_expert(expert, tile, dtype=wanted.dtype, batch=1, features=asked)
+        # On the LR grid, an HR pixel being one of scale² channels, features ride along.
+        return torch.cat([F.pixel_unshuffle(out.sr, expert.scale), *_present(out.features)], 1)
 
     try:
-        sr, tiled = upscale_whole(
+        maps, tiled = upscale_whole(
             forward,
             to_tensor(lr),
-            expert.scale,
+            1,
             largest=_LARGEST,
             tile=_TILE,
             halo=_HALO,
             grid=expert.multiple,
         )
     except NonFiniteOutputError as error:
-        mend = "set dtype to fp32" if dtype != "fp32" else "its weights are broken"
+        mend = "set dtype to fp32" if wanted.dtype != "fp32" else "its weights are broken"
         raise StageError(
-            f"experts.{name}: {image.name} gives a value that is not finite in {dtype}: {mend}"
+            f"experts.{name}: {image.name} gives a value that is not finite in {wanted.dtype}: "
+            f"{mend}"
         ) from error
     except (ExpertMemoryError, ValueError) as error:
         raise StageError(f"experts.{name}: {image.name}: {error}") from error
     remember_tiled(context, image, tiled)
-    write_image(context.output, image.key, sr[0].numpy())
-    rounded = to_uint8(sr[0])
+    planes = 3 * expert.scale**2
+    sr = F.pixel_shuffle(maps[:, :planes], expert.scale)[0]
+    write_image(context.output, image.key, sr.numpy())
+    if asked:
+        write_features(context.output, image.key, maps[0, planes:].numpy())
+    rounded = to_uint8(sr)
     context.output.write_bytes(file, encode_png(rounded))
     return rounded
+
+
+def _present(features: torch.Tensor | None) -> list[torch.Tensor]:
+    return [] if features is None else [features]

@@ -26,7 +26,7 @@ from sr_assets.evaluation.results import (
     side_by_side,
 )
 from sr_assets.lineage.stage import StageContext, StageError
-from sr_assets.recipe.models import GateModel, Recipe
+from sr_assets.recipe.models import Recipe
 from sr_assets.report.page import render_page
 from sr_assets.storage import Output
 
@@ -126,10 +126,9 @@ def _row(
     """One row of `leaderboard.json`."""
     results = [rows[name][0] for rows in found.values()]
     first = next(iter(found.values()))
-    model = recipe.models.get(name)
     needed: Sequence[str] = ()
-    if isinstance(model, GateModel):
-        needed = model.experts or tuple(recipe.experts)
+    if name in recipe.models:
+        needed = recipe.experts_of(name)
     elif name in (MEAN, CONVEX):
         needed = tuple(recipe.experts)
     own = results[0].parameters
@@ -137,7 +136,7 @@ def _row(
     return {
         "name": name,
         "kind": results[0].kind,
-        "note": results[0].note,
+        "note": "; ".join(dict.fromkeys(r.note for r in results if r.note)),
         "parameters": own,
         "total_parameters": total or None,
         "benchmarks": {b: scores[name] for b, scores in scores_on.items()},

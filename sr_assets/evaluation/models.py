@@ -25,7 +25,7 @@ from sr_assets.evaluation.benchmark import (
 from sr_assets.evaluation.results import Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.storage import Output
-from sr_assets.stores.expert_cache import read_image
+from sr_assets.stores.expert_cache import read_features, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,18 +80,23 @@ def _upscale(
     from sr_models.metrics.images import to_uint8
 
     scale, experts = model.scale, model.experts
-    # The experts' pictures ride along on the LR grid, an HR pixel being one of scale² channels.
+    # The experts' pictures and features ride along on the LR grid, where an HR pixel is one of
+    # scale² channels.
     planes = [to_tensor(lr)]
     for expert in experts:
         evaluation = context.input(f"expert/{expert}/evaluation", context.partition)
         sr = torch.from_numpy(read_image(evaluation, image.key))
         planes.append(F.pixel_unshuffle(sr.unsqueeze(0), scale))
+    for expert in model.features:
+        evaluation = context.input(f"expert/{expert}/evaluation", context.partition)
+        planes.append(torch.from_numpy(read_features(evaluation, image.key)).unsqueeze(0))
     device = next(model.network.parameters()).device
 
     def forward(tile: Tensor) -> Tensor:
-        first, *rest = tile.to(device).split([3, *[3 * scale * scale] * len(experts)], dim=1)
-        pictures = {e: F.pixel_shuffle(p, scale) for e, p in zip(experts, rest, strict=True)}
-        return model.upscale(first, pictures)
+        first, *rest = tile.to(device).split([plane.shape[1] for plane in planes], dim=1)
+        folded, maps = rest[: len(experts)], rest[len(experts) :]
+        pictures = {e: F.pixel_shuffle(p, scale) for e, p in zip(experts, folded, strict=True)}
+        return model.upscale(first, pictures, dict(zip(model.features, maps, strict=True)))
 
     try:
         sr, tiled = upscale_whole(

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from sr_assets.recipe.models import OUTSIDE_LINEAGE
+from sr_assets.recipe.strict import OUTSIDE_LINEAGE
 
 
 def slice_of(section: BaseModel, path: str, *, without: tuple[str, ...] = ()) -> dict[str, Any]:

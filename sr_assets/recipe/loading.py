@@ -100,7 +100,7 @@ def _messages(error: ValidationError, node: yaml.Node, path: Path) -> Iterator[s
 
 def _plain(loc: Loc) -> Loc:
     """The path as the YAML has it: without the tags that a discriminated union puts in between."""
-    kinds = {"plain", "gate", "student", "folder", "builtin", "file", "hub"}
+    kinds = {"plain", "gate", "fusion", "student", "folder", "builtin", "file", "hub"}
     return tuple(
         p for i, p in enumerate(loc) if not (p in kinds and i >= 2 and loc[i - 1] != "datasets")
     )
@@ -172,20 +172,31 @@ def _repeated_keys(node: yaml.Node) -> Iterator[tuple[str, int]]:
 
 
 def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The same data with the paths of its sources made absolute."""
+    """The same data with the paths of its sources and of weights to start from made absolute."""
+
+    def absolute(path: str) -> str:
+        return str((folder / Path(path).expanduser()).absolute())
 
     def mend(section: Any) -> Any:
         if not isinstance(section, dict) or not isinstance(section.get("source"), dict):
             return section
         source = dict(section["source"])
         if isinstance(source.get("path"), str):
-            source["path"] = str((folder / Path(source["path"]).expanduser()).absolute())
+            source["path"] = absolute(source["path"])
         return {**section, "source": source}
+
+    def mend_model(section: Any) -> Any:
+        train = section.get("train") if isinstance(section, dict) else None
+        if not isinstance(train, dict) or not isinstance(train.get("start_from"), str):
+            return section
+        return {**section, "train": {**train, "start_from": absolute(train["start_from"])}}
 
     mended = dict(data)
     for name in ("datasets", "benchmarks", "experts"):
         if isinstance(data.get(name), dict):
             mended[name] = {key: mend(value) for key, value in data[name].items()}
+    if isinstance(data.get("models"), dict):
+        mended["models"] = {key: mend_model(value) for key, value in data["models"].items()}
     return mended
 
 

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from sr_assets.recipe.strict import OUTSIDE_LINEAGE, Strict
+from sr_assets.recipe.training import Train
 
 DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
@@ -16,15 +19,6 @@ Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 #: Rows that every report has.
 _RESERVED = {"bicubic", "mean", "convex", "hr", "lr"}
-
-#: Marks a field that cannot change a result: it stays outside every code version.
-OUTSIDE_LINEAGE: dict[str, Any] = {"lineage": False}
-
-
-class Strict(BaseModel):
-    """Base of every recipe section: unknown fields are errors, values are immutable."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class FolderSource(Strict):
@@ -122,7 +116,12 @@ class Expert(Strict):
     architecture: str | None = Field(
         None, description="spandrel architecture name that must be detected, such as HAT."
     )
-    features: bool = Field(False, description="Also cache the features after `conv_after_body`.")
+    features: bool | str = Field(
+        False,
+        description="Also cache features, for fusions that learn from them: true for those after "
+        "`conv_after_body`, or the path of another module whose output has the size of LR, such "
+        "as `LR_conv`.",
+    )
     dtype: Literal["fp32", "bf16"] = Field(
         "fp32", description="Arithmetic of the forward pass; fp16 overflows in these networks."
     )
@@ -131,61 +130,6 @@ class Expert(Strict):
         8,
         ge=1,
         description="LR patches at a time; halved on out-of-memory.",
-        json_schema_extra=OUTSIDE_LINEAGE,
-    )
-
-
-class Loss(Strict):
-    """Weights of the loss terms; a term of weight 0 is not computed."""
-
-    l1: float = Field(1.0, ge=0, description="Mean absolute error against HR.")
-    charbonnier: float = Field(0.0, ge=0, description="sqrt(error² + 1e-6) against HR.")
-
-
-class Train(Strict):
-    """One training run."""
-
-    steps: int = Field(100_000, ge=1, description="Optimiser steps.")
-    batch: int = Field(16, ge=1, description="Crops in one micro-batch.")
-    accumulate: int = Field(1, ge=1, description="Micro-batches in one optimiser step.")
-    crop: int = Field(64, ge=8, description="Side of an LR crop (px).")
-    learning_rate: float = Field(2e-4, gt=0, description="Largest learning rate (AdamW).")
-    min_learning_rate: float = Field(1e-7, ge=0, description="Where the cosine ends.")
-    warmup: int = Field(500, ge=0, description="Steps of linear warm-up.")
-    weight_decay: float = Field(
-        0.0, ge=0, description="Decoupled; not on one-dimensional parameters."
-    )
-    betas: tuple[float, float] = Field((0.9, 0.99), description="Of AdamW.")
-    clip: float = Field(1.0, ge=0, description="Largest gradient norm; 0 switches clipping off.")
-    ema: float = Field(0.999, ge=0, lt=1, description="Decay of the averaged weights.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field(
-        "fp32", description="Mixed precision, where the hardware has it."
-    )
-    loss: Loss = Field(Loss(), description="Weights of the loss terms.")
-    select: Literal["best", "last"] = Field(
-        "best", description="Ship the weights of the best validation PSNR-Y or of the last step."
-    )
-    validate_every: int = Field(1000, ge=1, description="Steps between validations.")
-    seed: int = Field(42, description="Seed of initialisation, crops and flips.")
-    checkpoint_every: int = Field(
-        500,
-        ge=1,
-        description="Steps between resumable checkpoints.",
-        json_schema_extra=OUTSIDE_LINEAGE,
-    )
-    keep_best: int = Field(
-        1, ge=1, le=20, description="Best checkpoints kept.", json_schema_extra=OUTSIDE_LINEAGE
-    )
-    keep_last: int = Field(
-        1, ge=1, le=20, description="Newest checkpoints kept.", json_schema_extra=OUTSIDE_LINEAGE
-    )
-    milestones: tuple[int, ...] = Field(
-        (), description="Steps whose checkpoints are kept.", json_schema_extra=OUTSIDE_LINEAGE
-    )
-    log_every: int = Field(
-        50,
-        ge=1,
-        description="Steps between points of the curves.",
         json_schema_extra=OUTSIDE_LINEAGE,
     )
 
@@ -223,6 +167,37 @@ class GateModel(ModelBase):
     depth: int = Field(3, ge=1, description="Convolutions of the gate's trunk.")
 
 
+class Phases(Strict):
+    """Phases of a fusion, each of which can be switched off for an ablation."""
+
+    frequency: bool = Field(True, description="2: nine frequency bands of LR guide the fusion.")
+    cross_band: bool = Field(True, description="3: attention across bands, large-kernel attention.")
+    collaboration: bool = Field(True, description="4: experts' features learn from each other.")
+    hierarchy: bool = Field(True, description="5: weights at 1/4, 1/2 and full resolution.")
+    selection: bool = Field(True, description="6: experts chosen per pixel by difficulty.")
+    refinement: bool = Field(True, description="7: deep refinement and the global residual.")
+    edges: bool = Field(True, description="7: Laplacian pyramid edge enhancement.")
+
+
+class FusionModel(ModelBase):
+    """The seven-phase frequency-guided fusion of frozen experts."""
+
+    kind: Literal["fusion"]
+    experts: Literal["live"] | tuple[Name, ...] | None = Field(
+        None,
+        description="Trained from their caches: all when left out. `live` runs all experts anew in "
+        "every step instead.",
+    )
+    phases: Phases = Field(Phases(), description="Switches for ablations.")
+    wavelet: str = Field("haar", description="Any discrete wavelet of PyWavelets.")
+    guidance_width: int = Field(64, ge=8, multiple_of=8, description="Channels of the guidance.")
+    common_width: int = Field(
+        128, ge=8, multiple_of=8, description="Channels that experts' features are brought to."
+    )
+    width: int = Field(128, ge=8, description="Channels of the refinement.")
+    depth: int = Field(6, ge=2, description="Convolutions of the refinement.")
+
+
 class StudentModel(ModelBase):
     """A fast network trained from gold pairs and a teacher's cached output."""
 
@@ -241,7 +216,7 @@ class StudentModel(ModelBase):
     )
 
 
-Model = Annotated[PlainModel | GateModel | StudentModel, Field(discriminator="kind")]
+Model = Annotated[PlainModel | GateModel | FusionModel | StudentModel, Field(discriminator="kind")]
 
 
 class Evaluation(Strict):
@@ -307,6 +282,22 @@ class Recipe(Strict):
         """The datasets to train on: `names`, each once, or all that are meant for training."""
         return tuple(dict.fromkeys(names or (n for n, d in self.datasets.items() if d.training)))
 
+    def experts_of(self, name: str) -> tuple[str, ...]:
+        """The experts whose pictures model `name` fuses, in its order; none for other models."""
+        model = self.models[name]
+        if not isinstance(model, GateModel | FusionModel):
+            return ()
+        if model.experts is None or model.experts == "live":
+            return tuple(self.experts)
+        return tuple(dict.fromkeys(model.experts))
+
+    def features_of(self, name: str) -> tuple[str, ...]:
+        """Those of `experts_of` whose features the model learns from."""
+        model = self.models[name]
+        if not isinstance(model, FusionModel) or not model.phases.collaboration:
+            return ()
+        return tuple(e for e in self.experts_of(name) if self.experts[e].features)
+
     @model_validator(mode="after")
     def _names_exist(self) -> Recipe:
         problems = list(_cross_check(self))
@@ -346,15 +337,17 @@ def _cross_check(recipe: Recipe) -> list[str]:
                 f"{path}.train.crop {model.train.crop} is larger than an LR patch "
                 f"({recipe.silver.patch_size // recipe.scale})"
             )
+        problems.extend(_augment_problems(f"{path}.train", recipe, model))
         if model.train.min_learning_rate > model.train.learning_rate:
             problems.append(
                 f"{path}.train.min_learning_rate {model.train.min_learning_rate} is larger than "
                 f"learning_rate {model.train.learning_rate}"
             )
-        if isinstance(model, GateModel):
+        if isinstance(model, GateModel | FusionModel):
             if not recipe.experts:
                 problems.append(f"{path}: a fusion needs at least one expert in `experts`")
-            for expert in model.experts or ():
+            listed = model.experts if isinstance(model.experts, tuple) else ()
+            for expert in listed:
                 known(f"{path}.experts", expert, recipe.experts)
         if isinstance(model, StudentModel):
             fusions = [n for n, m in recipe.models.items() if n != name]
@@ -370,6 +363,27 @@ def _cross_check(recipe: Recipe) -> list[str]:
     if _teacher_cycle(recipe):
         problems.append(
             f"models: {' -> '.join(_teacher_cycle(recipe))} teach each other in a circle"
+        )
+    return problems
+
+
+def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
+    """Augmentation that cannot be done: no room for a crop, or caches that would not follow."""
+    problems: list[str] = []
+    train, patch = model.train, recipe.silver.patch_size // recipe.scale
+    margin = train.augment.margin
+    if train.crop <= patch < train.crop + 2 * margin:
+        problems.append(
+            f"{path}.augment.margin {margin} leaves {max(0, patch - 2 * margin)} px of an LR patch "
+            f"({patch}), less than {path}.crop {train.crop}"
+        )
+    live = isinstance(model, FusionModel) and model.experts == "live"
+    if train.augment.photometric and not live and not isinstance(model, PlainModel):
+        mend = ", or train the fusion with `experts: live`" if model.kind == "fusion" else ""
+        problems.append(
+            f"{path}.augment.{train.augment.photometric[0]}: this model learns from cached "
+            "pictures, which would not follow the changed LR (networks are not equivariant): "
+            f"set it to 0{mend}"
         )
     return problems
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sr_assets.recipe.models import OUTSIDE_LINEAGE, Recipe
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.strict import OUTSIDE_LINEAGE
 
 _HEAD = """# Recipe reference
 

@@ -1,11 +1,13 @@
-"""The files of a trained model: `model.safetensors`, and `model.json` that says how to rebuild it.
+"""The files of a trained model: `model.safetensors`, `model.json` that says how to rebuild it, and
+`checkpoints/` with weights of other steps.
 
 Building the network they belong to is `sr_assets/assets/trained.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_assets.storage import Output, OutputFolder
@@ -13,7 +15,7 @@ from sr_assets.storage import Output, OutputFolder
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+WEIGHTS, DESCRIPTION, CHECKPOINTS = "model.safetensors", "model.json", "checkpoints"
 
 
 def write_model(folder: OutputFolder, network: nn.Module, description: Mapping[str, Any]) -> None:
@@ -30,6 +32,17 @@ def write_model(folder: OutputFolder, network: nn.Module, description: Mapping[s
     metadata = {name: str(description[name]) for name in names}
     folder.write_bytes(WEIGHTS, serialise_weights(merged_state(network), metadata))
     folder.write_json(DESCRIPTION, description)
+
+
+def write_checkpoints(folder: OutputFolder, source: Path, names: Iterable[str]) -> None:
+    """Puts weights of a run, files `names` in `source`, into `checkpoints/` of its output.
+
+    Kept are the averaged weights of the steps of best validation PSNR-Y and of the milestones, for
+    people to compare or to fine-tune from; states to resume from stay in the work folder and go
+    with it. None of them is content: how many are kept does not change what the model is.
+    """
+    for name in names:
+        folder.take(source / name, f"{CHECKPOINTS}/{name}", content=False)
 
 
 def read_description(output: Output) -> dict[str, Any]:

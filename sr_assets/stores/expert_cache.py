@@ -24,6 +24,7 @@ from sr_assets.stores.shards import ArraySpec, GroupReader, ShardWriter
 
 GROUP = "cache.zarr"
 IMAGES = "images.zarr"
+FEATURES = "features.zarr"
 SCHEMA = "srd.expert_cache"
 VERSION = 1
 #: SR is stored as multiples of this: an eighth of a grey level; costs 0.0003 dB of fused PSNR.
@@ -313,6 +314,59 @@ def read_image(output: Output, name: str) -> np.ndarray:
         DamagedStoreError: there is no such image, or a checksum differs.
     """
     return dequantise(GroupReader(output.path / IMAGES).read(name, slice(None)))
+
+
+def write_features(folder: OutputFolder, name: str, features: np.ndarray) -> None:
+    """Writes the features of one whole image as array `name` of the group `features.zarr`.
+
+    Args:
+        folder: where to write.
+        name: of the image, unique in the output; slashes make folders.
+        features: float32 [C, h, w].
+
+    Raises:
+        ValueError: a value is not finite.
+    """
+    if not np.isfinite(features).all():
+        raise ValueError(f"the features of image {name} hold a value that is not finite")
+    stored, scale = quantise_features(features)
+    store = HashingStore(folder, FEATURES)
+    if not store.finished("zarr.json"):
+        zarr.create_group(store)
+    array = zarr.create_array(
+        store,
+        name=name,
+        shape=stored.shape,
+        dtype="int8",
+        chunks=(1, *stored.shape[1:]),
+        shards=stored.shape,
+        compressors=(
+            BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=1),
+            Crc32cCodec(),
+        ),
+        fill_value=0,
+        dimension_names=("feature", "y", "x"),
+        attributes={"scale": scale.tolist()},
+        config={"write_empty_chunks": True},
+        overwrite=True,
+    )
+    array[:] = stored
+
+
+def features_finished(folder: OutputFolder, name: str) -> bool:
+    """Whether `write_features` wrote this image, in this run or in an earlier, killed one."""
+    return folder.finished(f"{FEATURES}/{name}/c/0/0/0")
+
+
+def read_features(output: Output, name: str) -> np.ndarray:
+    """Features of one whole image, float32 [C, h, w].
+
+    Raises:
+        DamagedStoreError: there is no such image, or a checksum differs.
+    """
+    group = GroupReader(output.path / FEATURES)
+    scale = np.asarray(group.array(name).attrs["scale"], np.float32)
+    return dequantise_features(group.read(name, slice(None)), scale)
 
 
 def _demand_finite(name: str, values: np.ndarray, first: int) -> None:

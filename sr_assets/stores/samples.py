@@ -1,26 +1,27 @@
 """What training reads: random crops of several datasets, and whole held-out images.
 
 Every crop is a pure function of (seed, number), so a resumed run sees what an undisturbed one does;
-the stores themselves are `patches.py`, `pairs.py` and `expert_cache.py`.
+the draws are `augment.py`, the stores `patches.py`, `pairs.py` and `expert_cache.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
 
-from sr_assets.stores.expert_cache import CacheReader, dequantise
+from sr_assets.recipe.training import Augment
+from sr_assets.stores.augment import ORDER, changed, draw_cut, draw_partner, generator
+from sr_assets.stores.expert_cache import CacheReader, dequantise, dequantise_features
+from sr_assets.stores.kept import KeptArrays
 from sr_assets.stores.pairs import PairReader
 from sr_assets.stores.patches import TRAIN, VALIDATION, PatchReader
 
-#: First words of the keys of the two random streams, so that they never share numbers.
-_ORDER, _CROP = 0, 1
-#: Bytes of patches that stay in memory as they were read. The first that come stay: an epoch visits
-#: every patch once, so dropping the oldest would drop each just before its turn.
-_KEPT_BYTES = 512 << 20
+
+class NoSamplesError(ValueError):
+    """There is nothing to train or to validate on."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,26 @@ class Tile:
     """float32 [3, s, s] in [0, 1]"""
     sr: Mapping[str, np.ndarray]
     """Name of a cached network -> float32 [3, S, S], not clamped."""
+    features: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Name of a cached network -> float32 [C, s, s]."""
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """One planar map of a sample in the integers of its store, and what they stand for."""
+
+    values: np.ndarray
+    """uint8 or int16 [3, H, W]; int8 [C, h, w] for features."""
+    scale: np.ndarray | None = None
+    """float32 [C] of features."""
+
+    def floating(self, values: np.ndarray) -> np.ndarray:
+        """float32 of (a crop of) the values: pictures in [0, 1], SR and features as they were."""
+        if self.scale is not None:
+            return dequantise_features(values, self.scale)
+        if values.dtype == np.uint8:
+            return values.astype(np.float32) / np.float32(255)
+        return dequantise(values)
 
 
 class TrainingSamples:
@@ -53,17 +74,28 @@ class TrainingSamples:
     Args:
         datasets: opened stores; every one has the caches of the same networks.
         scale: upscaling factor.
+        features: names of the cached networks whose features come with their SR.
+        augment: what is done to a sample when it is read.
 
     Raises:
-        ValueError: no dataset, no patch to train or to validate on in any, or caches that differ
-            between datasets.
+        ValueError: no dataset, no patch to train or to validate on in any, caches that differ
+            between datasets, a cache without the features that are asked for, or an augmentation
+            that cached pictures cannot follow.
     """
 
-    def __init__(self, datasets: Sequence[DatasetStores], scale: int) -> None:
+    def __init__(
+        self,
+        datasets: Sequence[DatasetStores],
+        scale: int,
+        features: Sequence[str] = (),
+        augment: Augment | None = None,
+    ) -> None:
         self.datasets = tuple(datasets)
         self.scale = scale
+        self.features = tuple(features)
+        self.augment = augment or Augment()
         if not self.datasets:
-            raise ValueError("training needs at least one dataset")
+            raise NoSamplesError("training needs at least one dataset")
         self.names = tuple(self.datasets[0].caches)
         for dataset in self.datasets:
             if set(dataset.caches) != set(self.names):
@@ -71,14 +103,20 @@ class TrainingSamples:
                     f"dataset {dataset.name} has caches of {sorted(dataset.caches)}, "
                     f"{self.datasets[0].name} of {sorted(self.names)}"
                 )
+            for name in self.features:
+                _demand_features(dataset, name)
+        if self.names and self.augment.photometric:
+            raise ValueError(
+                f"train.augment.{self.augment.photometric[0]} changes LR, and the cached pictures "
+                f"of {', '.join(self.names)} would not follow: set it to 0"
+            )
         self._index = np.concatenate([_training_index(i, d) for i, d in enumerate(self.datasets)])
         if not len(self._index):
-            raise ValueError(f"no patch of {self._named()} is in the training split")
+            raise NoSamplesError(f"no patch of {self._named()} is in the training split")
         if not any((dataset.patches.split == VALIDATION).any() for dataset in self.datasets):
-            raise ValueError(f"no patch of {self._named()} is in the validation split")
+            raise NoSamplesError(f"no patch of {self._named()} is in the validation split")
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
-        self._kept: dict[tuple[int, str, int, int], np.ndarray] = {}
-        self._room = _KEPT_BYTES
+        self._kept = KeptArrays()
 
     def __len__(self) -> int:
         """Samples in one epoch."""
@@ -88,35 +126,38 @@ class TrainingSamples:
         """Batch `number` of an endless run; the same arguments give the same arrays.
 
         Samples come in a new random order each epoch; the batch that ends an epoch goes on into the
-        next. Crops lie on the LR grid, and one of the eight flips and rotations is applied to all
-        pictures of a sample alike.
+        next. Crops lie on the LR grid, and what `augment` says is done to all maps of a sample
+        alike. Networks are not exactly equivariant: the SR and the features of a flipped or turned
+        LR differ a little from the flipped or turned ones that are given here.
 
         Args:
             number: from 0.
             size: samples in the batch.
-            crop: side of the LR crop, at most that of an LR patch.
-            seed: of the order, the crops and the flips.
+            crop: side of the LR crop, at most that of an LR patch less its margins.
+            seed: of the order and of every augmentation.
 
         Returns:
-            "lr" float32 [size, 3, crop, crop] in [0, 1]; "hr" and one "sr/<name>" for each cached
-            network, float32 [size, 3, crop * scale, crop * scale]; SR is not clamped.
+            "lr" float32 [size, 3, crop, crop]; "hr" and one "sr/<name>" for each cached network,
+            float32 [size, 3, crop * scale, crop * scale]; one "features/<name>" float32
+            [size, C, crop, crop] for each that is asked for. LR and HR are in [0, 1], a little
+            outside with `augment.photometric`; SR is not clamped.
 
         Raises:
-            ValueError: `crop` is larger than an LR patch.
+            ValueError: `crop` is larger than what the margin leaves of an LR patch.
         """
-        keys = ("lr", "hr", *(f"sr/{name}" for name in self.names))
-        sides = {key: crop if key == "lr" else crop * self.scale for key in keys}
-        batch = {k: np.empty((size, 3, side, side), np.float32) for k, side in sides.items()}
+        batch: dict[str, np.ndarray] = {}
         for slot in range(size):
-            for key, picture in self._sample(number * size + slot, crop, seed).items():
-                batch[key][slot] = picture
+            for key, values in self._sample(number * size + slot, crop, seed).items():
+                if key not in batch:
+                    batch[key] = np.empty((size, *values.shape), np.float32)
+                batch[key][slot] = values
         return batch
 
     def sample(self, position: int, seed: int) -> tuple[int, int, int]:
         """(dataset, patch, variant) at `position` of the endless run."""
         epoch, offset = divmod(position, len(self._index))
         if self._order is None or self._order[0] != (seed, epoch):
-            self._order = (seed, epoch), _generator(seed, _ORDER, epoch).permutation(len(self))
+            self._order = (seed, epoch), generator(seed, ORDER, epoch).permutation(len(self))
         dataset, patch, variant = self._index[self._order[1][offset]]
         return int(dataset), int(patch), int(variant)
 
@@ -124,42 +165,47 @@ class TrainingSamples:
         return ", ".join(dataset.name for dataset in self.datasets)
 
     def _sample(self, position: int, crop: int, seed: int) -> dict[str, np.ndarray]:
+        found = self._cut(position, crop, seed)
+        if not self.augment.photometric:
+            return found
+        pair = self._changed(found, position, crop, seed)
+        partner = draw_partner(self.augment, len(self), seed, position)
+        if partner:
+            from sr_models.training.augment import mixup
+
+            beside, weight = partner
+            other = self._changed(self._cut(beside, crop, seed), beside, crop, seed)
+            pair = mixup(pair, other, weight)
+        return dict(zip(("lr", "hr"), pair, strict=True))
+
+    def _cut(self, position: int, crop: int, seed: int) -> dict[str, np.ndarray]:
         number, patch, variant = self.sample(position, seed)
         stored = self._stored(number, patch, variant)
-        room = stored["lr"].shape[-1] - crop
-        if room < 0:
-            raise ValueError(f"a crop of {crop} does not fit in an LR patch of {room + crop}")
-        draw = _generator(seed, _CROP, position)
-        y, x = (int(v) for v in draw.integers(0, room + 1, 2))
-        turns, mirrored = int(draw.integers(4)), bool(draw.integers(2))
-        found = {}
-        for key, picture in stored.items():
-            factor = 1 if key == "lr" else self.scale
-            rows = slice(y * factor, (y + crop) * factor)
-            columns = slice(x * factor, (x + crop) * factor)
-            found[key] = _floating(_oriented(picture[:, rows, columns], turns, mirrored))
-        return found
-
-    def _stored(self, number: int, patch: int, variant: int) -> dict[str, np.ndarray]:
-        """All pictures of one sample, planar, in the integers of their stores."""
-        dataset = self.datasets[number]
-
-        def keep(key: str, read: Callable[[], np.ndarray], k: int = variant) -> np.ndarray:
-            where = (number, key, patch, k)
-            if where in self._kept:
-                return self._kept[where]
-            picture = read()
-            if picture.nbytes <= self._room:
-                self._room -= picture.nbytes
-                self._kept[where] = picture
-            return picture
-
-        found = {
-            "lr": _planar(keep("lr", partial(dataset.pairs.lr, patch, variant))),
-            "hr": _planar(keep("hr", partial(dataset.patches.hr, patch), 0)),
+        side = stored["lr"].values.shape[-1]
+        cut = draw_cut(self.augment, side, crop, seed, position)
+        return {  # cut first, as integers: only what is kept becomes floating
+            key: one.floating(cut.of(one.values, one.values.shape[-1] // side))
+            for key, one in stored.items()
         }
+
+    def _changed(
+        self, pair: Mapping[str, np.ndarray], position: int, crop: int, seed: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        return changed(self.augment, pair["lr"], pair["hr"], self.scale, crop, seed, position)
+
+    def _stored(self, number: int, patch: int, variant: int) -> dict[str, _Stored]:
+        """All maps of one sample, from memory where they are there."""
+        dataset, keep = self.datasets[number], self._kept.get
+        (hr,) = keep((number, "hr", patch), lambda: (dataset.patches.hr(patch),))
+        (lr,) = keep((number, "lr", patch, variant), lambda: (dataset.pairs.lr(patch, variant),))
+        found = {"lr": _Stored(lr.transpose(2, 0, 1)), "hr": _Stored(hr.transpose(2, 0, 1))}
         for name, cache in dataset.caches.items():
-            found[f"sr/{name}"] = keep(f"sr/{name}", partial(cache.sr_stored, patch, variant))
+            read_sr = partial(_sr, cache, patch, variant)
+            found[f"sr/{name}"] = _Stored(*keep((number, "sr", name, patch, variant), read_sr))
+        for name in self.features:
+            read = partial(dataset.caches[name].features_stored, patch, variant)
+            where = (number, "features", name, patch, variant)
+            found[f"features/{name}"] = _Stored(*keep(where, read))
         return found
 
     def validation_images(self) -> Iterator[tuple[str, list[Tile]]]:
@@ -177,12 +223,14 @@ class TrainingSamples:
 
     def _tile(self, number: int, n: int) -> Tile:
         patches, stored = self.datasets[number].patches, self._stored(number, n, 0)
+        whole = {key: one.floating(one.values) for key, one in stored.items() if key != "hr"}
         return Tile(
             y=int(patches.y[n]),
             x=int(patches.x[n]),
-            hr=stored["hr"].transpose(1, 2, 0),
-            lr=_floating(stored["lr"]),
-            sr={name: _floating(stored[f"sr/{name}"]) for name in self.names},
+            hr=stored["hr"].values.transpose(1, 2, 0),
+            lr=whole["lr"],
+            sr={name: whole[f"sr/{name}"] for name in self.names},
+            features={name: whole[f"features/{name}"] for name in self.features},
         )
 
 
@@ -217,22 +265,18 @@ def _training_index(number: int, dataset: DatasetStores) -> np.ndarray:
     return index
 
 
-def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
-    return np.random.Generator(np.random.PCG64(np.random.SeedSequence((seed, stream, number))))
+def _sr(cache: CacheReader, patch: int, variant: int) -> tuple[np.ndarray]:
+    return (cache.sr_stored(patch, variant),)
 
 
-def _planar(picture: np.ndarray) -> np.ndarray:
-    return picture.transpose(2, 0, 1)
-
-
-def _floating(stored: np.ndarray) -> np.ndarray:
-    """uint8 pictures to [0, 1], fixed-point SR to what it stands for; float32."""
-    if stored.dtype == np.uint8:
-        return stored.astype(np.float32) / np.float32(255)
-    return dequantise(stored)
-
-
-def _oriented(picture: np.ndarray, turns: int, mirrored: bool) -> np.ndarray:
-    """One of the eight orientations of a [3, H, W] picture."""
-    turned = np.rot90(picture, turns, (-2, -1))
-    return turned[..., ::-1] if mirrored else turned
+def _demand_features(dataset: DatasetStores, name: str) -> None:
+    if name not in dataset.caches:
+        raise ValueError(
+            f"features of {name} are asked for, but dataset {dataset.name} has "
+            f"caches of {sorted(dataset.caches)} only"
+        )
+    if dataset.caches[name].feature_shape is None:
+        raise ValueError(
+            f"expert {name} has no features in its cache of {dataset.name}: "
+            f"set experts.{name}.features and build again"
+        )

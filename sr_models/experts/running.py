@@ -5,6 +5,7 @@ What is done with its output (quantising, storing, measuring) is not known here.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -91,6 +92,21 @@ def run_expert(
     )
 
 
+def tapped(expert: Expert, module: str) -> Expert:
+    """The same expert whose features are the output of `module`, a path such as `body.3.conv`.
+
+    Raises ValueError when there is no such module, or its output is no map [B,C,h,w] of LR's size.
+    """
+    if module not in dict(expert.model.named_modules()):
+        there = ", ".join(name for name, _ in expert.model.named_children())
+        raise ValueError(f"{expert.architecture} has no module {module!r}; it has {there}")
+    probed = dataclasses.replace(expert, feature_module=module)
+    side = pad_to(torch.zeros(1, 3, 16, 16), expert.minimum, expert.multiple).shape[-1]
+    _, features = _forward(probed, torch.zeros(1, 3, side, side), "fp32", features=True)
+    assert features is not None
+    return dataclasses.replace(probed, feature_channels=features.shape[1])
+
+
 def pad_to(x: Tensor, minimum: int, multiple: int) -> Tensor:
     """[B,C,h,w] enlarged right and below to the next size >= `minimum` that `multiple` divides.
 
@@ -163,11 +179,21 @@ def _forward(
     sr = sr[..., : height * expert.scale, : width * expert.scale].float()
     if not handle:
         return sr, None
-    tap = taps[0]
-    if tap.ndim != 4 or tap.shape[-2] < height or tap.shape[-1] < width:
+    if not taps:
         raise ValueError(
-            f"{expert.architecture}: {expert.feature_module} gives {tuple(tap.shape)}, no map "
-            f"of the size of LR {height}x{width}: run it without features"
+            f"{expert.architecture}: {expert.feature_module} is not run in its forward"
+        )
+    tap = taps[0]
+    if (
+        not isinstance(tap, Tensor)
+        or tap.ndim != 4
+        or tap.shape[-2] < height
+        or tap.shape[-1] < width
+    ):
+        given = tuple(tap.shape) if isinstance(tap, Tensor) else type(tap).__name__
+        raise ValueError(
+            f"{expert.architecture}: {expert.feature_module} gives {given}, no map "
+            f"of the size of LR {height}x{width}: name another module, or run it without features"
         )
     return sr, tap[..., :height, :width].float().contiguous()
 

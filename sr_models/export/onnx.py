@@ -27,6 +27,16 @@ _LARGEST = 16_384  # px of an LR side that the exported program promises to hand
 _SEED = 20251
 
 
+@dataclass(frozen=True)
+class Input:
+    """One input of a graph."""
+
+    name: str
+    channels: int = 3
+    factor: int = 1
+    """Its sides over those of the LR."""
+
+
 class OnnxExportError(Exception):
     """A network cannot be exported, or its graph does not compute what torch computes."""
 
@@ -90,8 +100,7 @@ def export_onnx(
     return _export(
         _merged_copy(network),
         _plain_copy(network),
-        (INPUT,),
-        (1,),
+        (Input(INPUT),),
         scale,
         multiple,
         path,
@@ -100,72 +109,81 @@ def export_onnx(
     )
 
 
-def export_gate_onnx(
-    gate: nn.Module,
+def export_fusion_onnx(
+    fusion: nn.Module,
     experts: Sequence[str],
+    features: Mapping[str, int],
     scale: int,
     path: Path,
     *,
     metadata: Mapping[str, str] | None = None,
     tolerance: float = 1e-4,
 ) -> OnnxReport:
-    """Writes a gate fusion alone: inputs `lr` [B, 3, H, W] and, by each expert's name, its SR image
-    [B, 3, scale H, scale W]; output `output`. The experts are not in the graph.
+    """Writes a fusion alone, its experts not in the graph; its output is `output`.
+
+    Inputs are `lr` [B, 3, H, W], by each expert's name its SR image [B, 3, scale H, scale W] and,
+    where the fusion needs them, `<name>_features` [B, C, H, W] with the channels of `features`.
 
     Raises:
         OnnxExportError: as `export_onnx`, or an expert is named like another input or output.
     """
-    clash = {LR_INPUT, OUTPUT} & set(experts)
+    maps = tuple(f"{name}_features" for name in features)
+    clash = {LR_INPUT, OUTPUT, *maps} & set(experts)
     if clash:
         raise OnnxExportError(f"expert {clash.pop()!r} has the name of an ONNX input: rename it")
     return _export(
-        _GateInputs(_merged_copy(gate), experts),
-        _GateInputs(_plain_copy(gate), experts),
-        (LR_INPUT, *experts),
-        (1, *(scale for _ in experts)),
+        _FusionInputs(_merged_copy(fusion), experts, tuple(features)),
+        _FusionInputs(_plain_copy(fusion), experts, tuple(features)),
+        (
+            Input(LR_INPUT),
+            *(Input(name, factor=scale) for name in experts),
+            *(Input(n, channels=c) for n, c in zip(maps, features.values(), strict=True)),
+        ),
         scale,
         1,
         path,
         {"experts": ",".join(experts), **(metadata or {})},
         tolerance,
+        least=9,  # px: from there on every transform has two blocks, on one the exporter settles
     )
 
 
-class _GateInputs(nn.Module):
+class _FusionInputs(nn.Module):
     """Takes the experts' images as positional inputs, as a graph has no dictionaries."""
 
-    def __init__(self, gate: nn.Module, experts: Sequence[str]) -> None:
+    def __init__(self, fusion: nn.Module, experts: Sequence[str], features: Sequence[str]) -> None:
         super().__init__()
-        self.gate = gate
-        self.experts = tuple(experts)
+        self.fusion = fusion
+        self.experts, self.features = tuple(experts), tuple(features)
 
-    def forward(self, lr: Tensor, *sr: Tensor) -> Tensor:
-        return self.gate(lr, dict(zip(self.experts, sr, strict=True)))
+    def forward(self, lr: Tensor, *given: Tensor) -> Tensor:
+        count = len(self.experts)
+        pictures = dict(zip(self.experts, given[:count], strict=True))
+        if not self.features:
+            return self.fusion(lr, pictures)
+        return self.fusion(lr, pictures, dict(zip(self.features, given[count:], strict=True)))
 
 
 def _export(
     network: nn.Module,
     reference: nn.Module,
-    names: Sequence[str],
-    factors: Sequence[int],
+    inputs: Sequence[Input],
     scale: int,
     multiple: int,
     path: Path,
     metadata: dict[str, str],
     tolerance: float,
+    least: int = 4,
 ) -> OnnxReport:
-    """Exports `network`, cleans, writes and checks it against `reference`, the trained network.
-
-    Input i has sides `factors[i]` times those of the LR.
-    """
+    """Exports `network`, cleans, writes and checks it against `reference`, the trained network."""
     _require("onnx", "onnxscript", "onnxruntime")
     unit = multiple * -(-8 // multiple)
     free_batch, (height, width) = True, (2 * unit, 3 * unit)
     try:
-        model = _trace(network, names, factors, multiple, _inputs((2, 3, height, width), factors))
+        model = _trace(network, inputs, multiple, least, _examples((2, 3, height, width), inputs))
     except OnnxExportError:
         free_batch = False
-        model = _trace(network, names, factors, multiple, _inputs((1, 3, height, width), factors))
+        model = _trace(network, inputs, multiple, least, _examples((1, 3, height, width), inputs))
     _clean(model)
     everything = {"scale": str(scale), "multiple": str(multiple), **metadata}
     everything["batch"] = "free" if free_batch else "1"
@@ -177,7 +195,7 @@ def _export(
         (1, 3, unit + multiple, 3 * unit + 3 * multiple),  # odd sides where any size will do
         (3 if free_batch else 1, 3, 4 * unit + multiple, unit + multiple),
     )
-    checks = _compare(reference, content, names, factors, sizes)
+    checks = _compare(reference, content, inputs, sizes)
     worst = max(checks, key=lambda check: check.max_difference)
     if not worst.max_difference <= tolerance:  # NaN fails too
         raise OnnxExportError(
@@ -185,7 +203,9 @@ def _export(
             f"(at most {tolerance:.2g} is accepted)"
         )
     path.write_bytes(content)
-    return OnnxReport(OPSET, tuple(names), OUTPUT, multiple, free_batch, len(content), checks)
+    return OnnxReport(
+        OPSET, tuple(i.name for i in inputs), OUTPUT, multiple, free_batch, len(content), checks
+    )
 
 
 def _require(*packages: str) -> None:
@@ -220,25 +240,30 @@ def _merged_copy(network: nn.Module) -> nn.Module:
     return clone
 
 
-def _inputs(shape: tuple[int, int, int, int], factors: Sequence[int]) -> tuple[Tensor, ...]:
+def _examples(shape: tuple[int, int, int, int], inputs: Sequence[Input]) -> tuple[Tensor, ...]:
     random = torch.Generator().manual_seed(_SEED)
-    b, c, h, w = shape
-    return tuple(torch.rand(b, c, h * f, w * f, generator=random) for f in factors)
+    b, _, h, w = shape
+    return tuple(
+        torch.rand(b, i.channels, h * i.factor, w * i.factor, generator=random) for i in inputs
+    )
 
 
 def _trace(
     network: nn.Module,
-    names: Sequence[str],
-    factors: Sequence[int],
+    inputs: Sequence[Input],
     multiple: int,
+    least: int,
     example: tuple[Tensor, ...],
 ) -> Any:
     """The ONNX model of `network`, not yet checked; an example batch of 1 stays fixed."""
-    least = max(2, -(-4 // multiple))  # a free dimension must not be able to be 1
-    height = torch.export.Dim("height", min=least, max=_LARGEST // multiple)
-    width = torch.export.Dim("width", min=least, max=_LARGEST // multiple)
+    smallest = max(2, -(-least // multiple))  # a free dimension must not be able to be 1
+    height = torch.export.Dim("height", min=smallest, max=_LARGEST // multiple)
+    width = torch.export.Dim("width", min=smallest, max=_LARGEST // multiple)
     batch = {} if example[0].shape[0] == 1 else {0: torch.export.Dim("batch", min=1, max=64)}
-    shapes = tuple({**batch, 2: multiple * f * height, 3: multiple * f * width} for f in factors)
+    shapes = tuple(
+        {**batch, 2: multiple * f * height, 3: multiple * f * width}
+        for f in (i.factor for i in inputs)
+    )
     # A module whose forward takes *sr has its shapes nested as its arguments are.
     dynamic = shapes if len(shapes) == 1 else (shapes[0], shapes[1:])
     exporter_log = logging.getLogger("torch.onnx")
@@ -247,13 +272,19 @@ def _trace(
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            program = torch.export.export(network, example, dynamic_shapes=dynamic)
+            program = torch.export.export(
+                network,
+                example,
+                dynamic_shapes=dynamic,
+                # Conditions that hold but cannot be proved are checked when the graph is run.
+                prefer_deferred_runtime_asserts_over_guards=True,
+            )
             result = torch.onnx.export(
                 program,
                 (),
                 opset_version=OPSET,
                 dynamo=True,
-                input_names=list(names),
+                input_names=[i.name for i in inputs],
                 output_names=[OUTPUT],
                 verbose=False,
             )
@@ -294,8 +325,7 @@ def _clean(model: Any) -> None:
 def _compare(
     network: nn.Module,
     content: bytes,
-    names: Sequence[str],
-    factors: Sequence[int],
+    inputs: Sequence[Input],
     sizes: Sequence[tuple[int, int, int, int]],
 ) -> tuple[SizeCheck, ...]:
     import onnx
@@ -310,10 +340,10 @@ def _compare(
         raise OnnxExportError(f"onnxruntime refuses the graph: {error}") from error
     checks = []
     for shape in sizes:
-        inputs = _inputs(shape, factors)
+        examples = _examples(shape, inputs)
         with torch.no_grad():
-            expected = network(*inputs)
-        feed = {name: value.numpy() for name, value in zip(names, inputs, strict=True)}
+            expected = network(*examples)
+        feed = {i.name: value.numpy() for i, value in zip(inputs, examples, strict=True)}
         try:
             actual = torch.from_numpy(session.run([OUTPUT], feed)[0])
         except Exception as error:

@@ -11,6 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sr_models.fusion.experts import check_names, check_pictures, expert_mean
+from sr_models.fusion.levels import excess
+
 #: Experts differ by about a hundredth; this brings what the trunk sees of it near one.
 _CONTRAST = 16.0
 #: Slows the residual down beside the gate: at full rate it learns the training set's noise first,
@@ -40,13 +43,11 @@ class GateFusion(nn.Module):
 
     def __init__(self, experts: Sequence[str], scale: int, width: int = 32, depth: int = 3) -> None:
         super().__init__()
-        if not experts or len(set(experts)) != len(experts):
-            raise ValueError(f"experts {list(experts)}: give at least one name, each once")
         if scale < 1 or width < 1 or depth < 1:
             raise ValueError(
                 f"scale {scale}, width {width}, depth {depth}: each must be at least 1"
             )
-        self.experts = tuple(experts)
+        self.experts = check_names(experts)
         self.scale = scale
         cells = scale * scale
         n = len(self.experts)
@@ -78,17 +79,14 @@ class GateFusion(nn.Module):
         Raises:
             ValueError: names are missing or unknown, or a picture has another size.
         """
-        size = (*lr.shape[:2], lr.shape[2] * self.scale, lr.shape[3] * self.scale)
-        for name, picture in sr.items():
-            if tuple(picture.shape) != size:
-                raise ValueError(f"SR of {name!r} is {tuple(picture.shape)}, {size} is wanted")
+        check_pictures(lr, sr, self.experts, self.scale)
         mean = expert_mean(sr, self.experts)
         deviations = [sr[name] - mean for name in self.experts]
         features = self._features(lr, mean, deviations)
-        excess = _excess(F.pixel_shuffle(self.gate(features), self.scale))
+        shares = excess(F.pixel_shuffle(self.gate(features), self.scale))
         output = mean + F.pixel_shuffle(_RESIDUAL_RATE * self.residual(features), self.scale)
         for index, deviation in enumerate(deviations):
-            output = output + excess[:, index : index + 1] * deviation
+            output = output + shares[:, index : index + 1] * deviation
         return output
 
     def _features(self, lr: Tensor, mean: Tensor, deviations: list[Tensor]) -> Tensor:
@@ -100,31 +98,3 @@ class GateFusion(nn.Module):
         for convolution in self.trunk:
             x = x + convolution(F.relu(x))
         return F.relu(x)
-
-
-def expert_mean(sr: Mapping[str, Tensor], experts: Sequence[str]) -> Tensor:
-    """The plain mean: the pictures added in the order of `experts`, then divided by their number.
-
-    Args:
-        sr: expert name -> [..., H, W], all of one shape.
-        experts: every name of `sr`, in the order of the sum.
-
-    Raises:
-        ValueError: `sr` lacks an expert, or has one more.
-    """
-    missing = [name for name in experts if name not in sr]
-    unknown = sorted(set(sr) - set(experts))
-    if missing or unknown:
-        raise ValueError(f"SR of experts: missing {missing}, unknown {unknown}")
-    total = sr[experts[0]]
-    for name in experts[1:]:
-        total = total + sr[name]
-    return total / len(experts)
-
-
-def _excess(logits: Tensor) -> Tensor:
-    """softmax(logits) - 1/n over dim 1, written so that equal logits give exactly 0 everywhere."""
-    n = logits.shape[1]
-    share = (logits - logits.amax(1, keepdim=True)).exp()
-    total = share.sum(1, keepdim=True)
-    return (n * share - total) / (n * total)

@@ -31,8 +31,8 @@ def upscale_tiled(
     fits in one tile is run whole.
 
     Args:
-        forward: [1, C, h, w] -> [1, 3, h * scale, w * scale]; it is given tiles on the device of
-            `lr` and may return them on any.
+        forward: [1, C, h, w] -> [1, D, h * scale, w * scale], D being 3 for a picture; it is given
+            tiles on the device of `lr` and may return them on any.
         lr: [1, C, H, W]; C is 3 for a plain network, more when maps of the LR grid ride along.
         scale: upscaling factor of `forward`.
         tile: side of a tile with its halo (LR px), more than twice the halo.
@@ -42,7 +42,7 @@ def upscale_tiled(
             the last tile of a line grows by less than this to reach the border (LR px).
 
     Returns:
-        [1, 3, H * scale, W * scale] on the CPU, in the dtype that `forward` returned; not clamped.
+        [1, D, H * scale, W * scale] on the CPU, in the dtype that `forward` returned; not clamped.
 
     Raises:
         ValueError: `tile` leaves nothing (or no `grid`) beside its halo, `lr` is no single image,
@@ -62,13 +62,14 @@ def upscale_tiled(
             right = width if last == width else left + tile
             piece = lr[..., top:bottom, left:right]
             out = forward(piece).detach()
-            wanted = (1, 3, piece.shape[-2] * scale, piece.shape[-1] * scale)
+            depth = (sr if sr is not None else out).shape[1]
+            wanted = (1, depth, piece.shape[-2] * scale, piece.shape[-1] * scale)
             if tuple(out.shape) != wanted:
                 raise ValueError(
                     f"the network returned {tuple(out.shape)}, x{scale} needs {wanted}"
                 )
             if sr is None:
-                sr = torch.empty((1, 3, height * scale, width * scale), dtype=out.dtype)
+                sr = torch.empty((1, depth, height * scale, width * scale), dtype=out.dtype)
             sr[..., upper * scale : lower * scale, first * scale : last * scale] = out[
                 ...,
                 (upper - top) * scale : (lower - top) * scale,

@@ -1,1 +1,1 @@
-"""Loss terms."""
+"""Loss terms between a network's output and its target, by the names of the recipe."""

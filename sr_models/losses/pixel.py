@@ -1,47 +1,31 @@
-"""Loss terms that compare pixels: mean absolute error and Charbonnier.
+"""Loss terms that compare pixels: mean absolute error, mean squared error and Charbonnier.
 
-Weighting over training phases and losses on features or spectra are not here.
+What compares neighbourhoods, spectra, colours or features of networks is in the other modules.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHARBONNIER_EPSILON = 1e-6  # under the root, beside the squared error
+CHARBONNIER_EPSILON = 1e-6
 
 
-def loss_terms(
-    output: Tensor, target: Tensor, weights: Mapping[str, float], prefix: str = ""
-) -> dict[str, Tensor]:
-    """Weighted loss terms of `output` against `target`, both float [B, 3, H, W].
+def l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute error of two tensors of one shape; 0-dimensional."""
+    return F.l1_loss(output, target)
 
-    `weights` maps `l1` and `charbonnier` to factors >= 0; a term of weight 0 is not computed and
-    not returned. The keys of the result are `prefix` + name, the values 0-dimensional. Raises
-    ValueError for an unknown name or when the shapes differ.
 
-    >>> ones, zeros = torch.ones(1, 3, 2, 2), torch.zeros(1, 3, 2, 2)
-    >>> loss_terms(ones, zeros, {"l1": 0.5, "charbonnier": 0.0}, prefix="teacher_")
-    {'teacher_l1': tensor(0.5000)}
-    """
-    unknown = [name for name in weights if name not in TERMS]
-    if unknown:
-        raise ValueError(f"loss term {unknown[0]!r} is not one of {list(TERMS)}")
-    if output.shape != target.shape:
-        raise ValueError(f"output {list(output.shape)} and target {list(target.shape)} differ")
-    return {
-        prefix + name: weight * TERMS[name](output, target)
-        for name, weight in weights.items()
-        if weight != 0
-    }
+def l2(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of two tensors of one shape; 0-dimensional."""
+    return F.mse_loss(output, target)
 
 
 def charbonnier(output: Tensor, target: Tensor) -> Tensor:
-    """Mean of sqrt(error² + 1e-6): absolute error that is smooth at zero."""
-    return torch.sqrt((output - target).square() + CHARBONNIER_EPSILON).mean()
+    """Mean of sqrt(error² + ε²) with ε = 1e-6: ε, not 0, where the two are equal.
 
-
-TERMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l1": F.l1_loss, "charbonnier": charbonnier}
+    Charbonnier et al., "Two deterministic half-quadratic regularization algorithms for computed
+    imaging", 1994.
+    """
+    return torch.sqrt((output - target).square() + CHARBONNIER_EPSILON**2).mean()

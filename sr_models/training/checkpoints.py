@@ -1,4 +1,4 @@
-"""Resumable checkpoints and the best weights of a run as files that are whole or not there.
+"""Checkpoints of a run, each as a state to go on from and as weights to use, whole or not there.
 
 What a checkpoint holds is the loop's business; here are writing, verifying, finding and pruning.
 """
@@ -10,7 +10,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,23 +21,38 @@ from torch import Tensor
 log = logging.getLogger(__name__)
 
 _DIGEST_SIZE = 32
-_STEP = re.compile(r"^step-(\d+)\.pt$")
-_BEST = re.compile(r"^best-(\d+)\.safetensors$")
+_KINDS = ("pt", "safetensors", "pth")
+_NAME = re.compile(r"^step-(\d+)\.(pt|safetensors|pth)$")
 
 
 class DamagedCheckpointError(ValueError):
     """A checkpoint file is not what was written."""
 
 
-def save(folder: Path, step: int, content: Mapping[str, Any]) -> Path:
-    """Write `step-<step>.pt`: what torch.save makes of `content`, then the SHA-256 of that.
+def save(
+    folder: Path,
+    step: int,
+    content: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    *,
+    pth: bool = False,
+) -> Path:
+    """Write the files of one checkpoint, `step-<step>.pt` last, and return the path of that.
 
-    torch.load ignores what follows its archive, so the file also opens without this module.
+    - `.safetensors`: `weights` alone, with the step as metadata; with `pth` also as `.pth`, which
+      holds {"params": weights}, what most SR programs read.
+    - `.pt`: what torch.save makes of `content`, then the SHA-256 of that. torch.load ignores what
+      follows its archive, so the file also opens without this module.
     """
-    buffer = io.BytesIO()
-    torch.save(dict(content), buffer)
-    data = buffer.getvalue()
-    path = folder / f"step-{step:08d}.pt"
+    stem = f"step-{step:08d}"
+    # Tied weights are one tensor under two names, which safetensors refuses.
+    tensors = {name: tensor.contiguous().clone() for name, tensor in weights.items()}
+    data = safetensors.torch.save(tensors, {"step": str(step)})
+    write_atomically(folder / f"{stem}.safetensors", data)
+    if pth:
+        write_atomically(folder / f"{stem}.pth", _archive({"params": tensors}))
+    data = _archive(dict(content))
+    path = folder / f"{stem}.pt"
     write_atomically(path, data + hashlib.sha256(data).digest())
     return path
 
@@ -54,7 +69,7 @@ def load(path: Path) -> dict[str, Any]:
 
 def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint, or None; each damaged one on the way is a warning."""
-    for step in sorted(_steps(folder, _STEP), reverse=True):
+    for step in sorted(_steps(folder, ("pt",)), reverse=True):
         path = folder / f"step-{step:08d}.pt"
         try:
             return path, load(path)
@@ -63,29 +78,23 @@ def newest(folder: Path) -> tuple[Path, dict[str, Any]] | None:
     return None
 
 
-def prune(folder: Path, keep_last: int, milestones: Collection[int]) -> None:
-    """Delete what is no milestone and not among the last; two stay, one for a damaged newest."""
-    for step in sorted(_steps(folder, _STEP), reverse=True)[max(2, keep_last) :]:
-        if step not in milestones:
-            (folder / f"step-{step:08d}.pt").unlink()
+def prune(folder: Path, keep_last: int, keep: Collection[int]) -> None:
+    """Delete checkpoints that are neither in `keep` nor among the last, and what was half written.
+
+    Two of the last stay at least, one for a damaged newest.
+    """
+    newest_steps = sorted(_steps(folder, ("pt",)), reverse=True)[: max(2, keep_last)]
+    for step in _steps(folder, _KINDS) - set(newest_steps) - set(keep):
+        for kind in _KINDS:  # the state first: weights alone are no checkpoint
+            (folder / f"step-{step:08d}.{kind}").unlink(missing_ok=True)
     for leftover in folder.glob("*.tmp"):
         leftover.unlink()
 
 
-def save_best(folder: Path, step: int, psnr_y: float, state: Mapping[str, Tensor]) -> Path:
-    """Write `best-<step>.safetensors`: weights only, with step and PSNR-Y as metadata."""
-    # Tied weights are one tensor under two names, which safetensors refuses.
-    tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
-    metadata = {"step": str(step), "psnr_y": repr(psnr_y)}
-    path = folder / f"best-{step:08d}.safetensors"
-    write_atomically(path, safetensors.torch.save(tensors, metadata))
-    return path
-
-
-def prune_best(folder: Path, keep: Sequence[int]) -> None:
-    """Delete the best weights of every step that is not in `keep`."""
-    for step in _steps(folder, _BEST) - set(keep):
-        (folder / f"best-{step:08d}.safetensors").unlink()
+def weights_files(folder: Path, steps: Collection[int]) -> list[Path]:
+    """The weights (`.safetensors`, `.pth`) of those of `steps` that are kept in `folder`."""
+    names = (f"step-{s:08d}.{kind}" for s in sorted(set(steps)) for kind in _KINDS[1:])
+    return [folder / name for name in names if (folder / name).is_file()]
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -105,6 +114,13 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.close(folder)
 
 
-def _steps(folder: Path, pattern: re.Pattern[str]) -> set[int]:
+def _archive(content: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def _steps(folder: Path, kinds: Collection[str]) -> set[int]:
     files = folder.iterdir() if folder.is_dir() else ()
-    return {int(m[1]) for f in files if (m := pattern.match(f.name))}
+    found = (_NAME.match(file.name) for file in files)
+    return {int(name[1]) for name in found if name and name[2] in kinds}

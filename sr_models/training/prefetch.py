@@ -21,10 +21,14 @@ T = TypeVar("T")
 def prefetched(make: Callable[[int], T], numbers: range, ahead: int = 3) -> Iterator[Iterator[T]]:
     """Yield an iterator over `make(i) for i in numbers`, at most `ahead` results early.
 
-    `make` runs on one other thread without recording gradients, and must not draw from torch's
-    global random state. What it raises is raised at the position of that number. Leaving the
-    context stops the thread after the call that is under way.
+    `make` runs without recording gradients, on one other thread or, when `ahead` is 0, on this one
+    as each result is taken. It must not draw from torch's global random state. What it raises is
+    raised at the position of that number. Leaving the context stops the thread after the call that
+    is under way.
     """
+    if not ahead:
+        yield (torch.no_grad()(make)(number) for number in numbers)
+        return
     results: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(maxsize=ahead)
     stopped = threading.Event()
 

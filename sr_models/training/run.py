@@ -21,7 +21,7 @@ from sr_models.training.settings import TrainSettings, differences
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1  # of the checkpoint content
+FORMAT = 2  # of the checkpoint content
 
 
 class CheckpointMismatchError(ValueError):
@@ -59,6 +59,10 @@ class Run:
             return self.ema.state(), self.history[-1]
         step = self.best[0][1]
         return self.best_state, next(h for h in self.history if h["step"] == step)
+
+    def kept(self) -> set[int]:
+        """The steps whose checkpoints stay for good, beside the last few: best and milestones."""
+        return {step for _, step in self.best} | set(self.settings.milestones)
 
     def content(self) -> dict[str, Any]:
         """What a checkpoint holds: tensors, numbers, strings, lists and dictionaries."""

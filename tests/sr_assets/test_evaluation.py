@@ -28,7 +28,8 @@ from sr_assets.stores.checkpoint import write_model
 from sr_assets.stores.expert_cache import read_image
 from sr_models.degradations.bicubic import downscale_uint8, upscale
 from sr_models.fusion.convex import convex_weights, error_products
-from sr_models.fusion.gate import GateFusion, expert_mean
+from sr_models.fusion.experts import expert_mean
+from sr_models.fusion.gate import GateFusion
 from sr_models.metrics.images import psnr_y, ssim_y, to_uint8
 from sr_models.networks import build_network
 

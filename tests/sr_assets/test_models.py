@@ -15,7 +15,9 @@ from upath import UPath
 
 from sr_assets.assets import model_cache, models
 from sr_assets.assets.trained import load_model
+from sr_assets.assets.training import _curves
 from sr_assets.assets.upscalers import upscaler_trainee
+from sr_assets.assets.validation import fair_means
 from sr_assets.lineage.code_version import module_digests
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
@@ -25,7 +27,7 @@ from sr_assets.stores.expert_cache import CacheReader, CacheWriter
 from sr_assets.stores.pairs import PairReader, PairWriter
 from sr_assets.stores.patches import PatchPositions, PatchWriter
 from sr_models.degradations.bicubic import downscale_uint8
-from sr_models.fusion.gate import expert_mean
+from sr_models.fusion.experts import expert_mean
 
 SCALE, SIDE, IMAGES, PER_IMAGE = 2, 32, 3, 4
 EXPERTS = ("hat", "edsr")
@@ -83,6 +85,7 @@ class Outputs:
         partition: str | None = None,
         advanced: Callable[[int], None] = lambda n: None,
         observed: list[dict[str, Any]] | None = None,
+        said: list[str] | None = None,
     ) -> Output:
         ref = Ref(stage.key, partition)
 
@@ -96,7 +99,7 @@ class Outputs:
             ref=ref,
             output=folder,
             inputs={parent: self.made[parent] for parent in stage.inputs(partition)},
-            log=lambda text: None,
+            log=lambda text: None if said is None else said.append(text),
             observe=lambda points: None if observed is None else observed.append(dict(points)),
             bar=bar,
         )
@@ -314,11 +317,120 @@ def test_mistakes_are_told_in_one_line(outputs: Outputs) -> None:
     recipe = make_recipe(models={"plain": wrong})
     with pytest.raises(StageError, match=r"models\.plain\.network: architecture 'Compat'"):
         outputs.run(models.stages(recipe)[0], recipe, "wrong")
-    train = {**TRAIN, "loss": {"l1": 0}}
-    wrong = {"kind": "plain", "network": COMPACT, "train": train}
+    missing = {**TRAIN, "start_from": "/nowhere/x.pth"}
+    wrong = {"kind": "plain", "network": COMPACT, "train": missing}
     recipe = make_recipe(models={"plain": wrong})
-    with pytest.raises(StageError, match=r"models\.plain: no loss term has a weight"):
-        outputs.run(models.stages(recipe)[0], recipe, "lossless")
+    with pytest.raises(StageError, match=r"models\.plain\.train\.start_from: .*x\.pth is missing"):
+        outputs.run(models.stages(recipe)[0], recipe, "startless")
+
+
+def with_train(**train: Any) -> Recipe:
+    plain = {"kind": "plain", "network": COMPACT, "train": {**TRAIN, **train}}
+    return make_recipe(models={"plain": plain})
+
+
+def test_times_in_epochs_and_stages_of_losses(outputs: Outputs) -> None:
+    """Eight training samples, two at a time: an epoch is four steps."""
+    epochs: dict[str, Any] = {key: v for key, v in TRAIN.items() if key != "steps"}
+    epochs |= {"epochs": 3, "warmup": 1, "validate_every": 1, "milestones": [1, 2], "keep_best": 1}
+    epochs |= {"checkpoint_every": 100, "pth": True}
+    epochs["stages"] = [{"until": 2, "loss": {}}, {"loss": {"l1": 0.5, "l2": 0.5, "ssim": 0}}]
+    recipe = make_recipe(models={"plain": {"kind": "plain", "network": COMPACT, "train": epochs}})
+    points: list[dict[str, Any]] = []
+    said: list[str] = []
+    (stage,) = models.stages(recipe)
+    made = outputs.run(stage, recipe, "epochs", observed=points, said=said)
+    assert made.metadata["steps"] == 12
+    assert [h["step"] for h in made.read_json("history.json")] == [4, 8, 12]
+    steps = {4, 8, made.metadata["step"]}
+    kept = {f"checkpoints/step-{s:08d}.{kind}" for s in steps for kind in ("pth", "safetensors")}
+    files = made.marker["files"]
+    assert {name for name in files if name.startswith("checkpoints/")} == kept
+    assert not any(files[name]["content"] for name in kept)
+    assert [text for text in said if "loss stage" in text] == [
+        "loss stage 1 of 2 (from step 0): l1 1",
+        "loss stage 2 of 2 (from step 8): l1 0.5, l2 0.5",
+    ]
+    drawn = [point["step"] for point in points if "train/hr/l2" in point]
+    assert min(drawn) == 9 and "train/psnr_y" in points[-1] and "train/loss" in points[-1]
+
+
+def test_weights_to_start_from_are_loaded_and_tell_their_change(
+    outputs: Outputs, tmp_path: Path
+) -> None:
+    first = outputs.run(models.stages(with_train())[0], with_train(), "first")
+    file = tmp_path / "first.safetensors"
+    file.write_bytes(first.read_bytes("model.safetensors"))
+    recipe = with_train(
+        start_from=str(file), steps=1, learning_rate=1e-12, min_learning_rate=0, seed=9
+    )
+    (stage,) = models.stages(recipe)
+    tuned = load_model(outputs.run(stage, recipe, "tuned")).network.state_dict()
+    for name, tensor in load_model(first).network.state_dict().items():
+        torch.testing.assert_close(tuned[name], tensor, rtol=1e-4, atol=1e-7)
+    before = stage.outside(None)
+    file.touch()
+    assert stage.outside(None) == before, "its content counts, not its time"
+    file.write_bytes(file.read_bytes() + b" ")
+    assert stage.outside(None) != before
+    file.unlink()
+    assert stage.outside(None) == {str(file): "missing"}
+    other = with_train(start_from=str(tmp_path / "other.pth"))
+    torch.save({"params": {"body.0.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    with pytest.raises(
+        StageError, match=r"models\.plain\.train\.start_from: .*missing body\.0\.bias"
+    ):
+        outputs.run(models.stages(other)[0], other, "misfit")
+
+
+def test_what_a_run_lacks_is_told_before_it_starts(
+    outputs: Outputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+
+    def never(n: int) -> None:
+        raise AssertionError("it trained")
+
+    for train, field in (
+        ({"loss": {"l1": 1, "vgg": 0.1}}, "loss"),
+        ({"stages": [{"until": 3, "loss": {}}, {"loss": {"vgg": 1}}]}, "stages"),
+    ):
+        recipe = with_train(**train)
+        with pytest.raises(StageError, match=rf"models\.plain\.train\.{field}: .*vgg"):
+            outputs.run(models.stages(recipe)[0], recipe, field, advanced=never)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    recipe = with_train(tracker="wandb")
+    with pytest.raises(StageError, match=r"models\.plain\.train\.tracker: .*pip install wandb"):
+        outputs.run(models.stages(recipe)[0], recipe, "untracked", advanced=never)
+
+
+def test_rows_are_means_over_the_same_images() -> None:
+    exact = {"a": 30.0, "b": float("inf")}
+    assert fair_means([exact, {"a": 20.0, "b": 22.0}, {"a": 40.0, "b": 42.0}]) == {
+        "a": 30.0,
+        "b": 32.0,
+    }
+    assert fair_means([exact]) == exact
+
+
+def test_an_observation_repeats_what_it_says_nothing_of() -> None:
+    observed: list[dict[str, float]] = []
+    report = _curves(lambda point: observed.append(dict(point)), 2)
+    report(1, {"loss/total": 0.5, "loss/hr/l1": 0.5})
+    report(1, {"psnr_y": 30.0})
+    report(2, {"loss/total": 0.25, "loss/hr/l1": 0.2, "loss/hr/l2": 0.05})
+    assert observed == [
+        {"step": 1, "train/loss": 0.5, "train/hr/l1": 0.5},
+        {"step": 1, "train/loss": 0.5, "train/hr/l1": 0.5, "train/psnr_y": 30.0},
+        {
+            "step": 2,
+            "train/loss": 0.25,
+            "train/hr/l1": 0.2,
+            "train/hr/l2": 0.05,
+            "train/psnr_y": 30.0,
+        },
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")

@@ -13,7 +13,8 @@ from sr_assets.lineage.added import register
 from sr_assets.lineage.slices import slice_of
 from sr_assets.recipe import reference
 from sr_assets.recipe.loading import RecipeError, load_recipe, shipped_recipes
-from sr_assets.recipe.models import Recipe, Train
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.training import Train
 
 MINIMAL = """\
 name: mine

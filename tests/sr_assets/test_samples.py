@@ -3,11 +3,19 @@
 from typing import Any, cast
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sr_assets.stores.expert_cache import SR_STEP, dequantise, quantise
+from sr_assets.stores.expert_cache import (
+    SR_STEP,
+    dequantise,
+    dequantise_features,
+    quantise,
+    quantise_features,
+)
+from sr_assets.stores.kept import KeptArrays, available_memory
 from sr_assets.stores.samples import DatasetStores, TrainingSamples, assemble
 from sr_models.degradations.bicubic import downscale_uint8
 
@@ -28,6 +36,7 @@ class Memory:
         self.split = (self.image == images - 1).astype(np.uint8)
         rough = draw.integers(0, 256, (count, SIDE // 4, SIDE // 4, 3))
         self._hr = rough.repeat(4, 1).repeat(4, 2).astype(np.uint8)
+        self.feature_shape: tuple[int, ...] | None = (6, SIDE // SCALE, SIDE // SCALE)
 
     def hr(self, n: int) -> np.ndarray:
         return self._hr[n]
@@ -43,6 +52,11 @@ class Memory:
         """HR as an expert might return it: planar, a little off and out of range."""
         return quantise(self._hr[n].transpose(2, 0, 1).astype(np.float32) / 255 * 1.1 - 0.05)
 
+    def features_stored(self, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR as a tap might return it: once as it is, once negative and seven times as large."""
+        lr = self.lr(n, k).transpose(2, 0, 1).astype(np.float32)
+        return quantise_features(np.concatenate([lr, -7 * lr]))
+
 
 def dataset(name: str, memory: Memory, caches: tuple[str, ...] = ("hat",)) -> DatasetStores:
     any_memory = cast(Any, memory)
@@ -51,7 +65,7 @@ def dataset(name: str, memory: Memory, caches: tuple[str, ...] = ("hat",)) -> Da
 
 def two_datasets() -> TrainingSamples:
     first, second = Memory(3, 4, 2, seed=1), Memory(2, 3, 1, seed=2)
-    return TrainingSamples([dataset("a", first), dataset("b", second)], SCALE)
+    return TrainingSamples([dataset("a", first), dataset("b", second)], SCALE, features=("hat",))
 
 
 numbers, sizes, seeds = st.integers(0, 60), st.integers(1, 7), st.integers(0, 2**31)
@@ -68,22 +82,43 @@ def test_a_batch_is_a_function_of_its_arguments(
         used.batch(number, size, crop, seed),
         two_datasets().batch(number, size, crop, seed),
     )
-    assert one.keys() == other.keys() == {"lr", "hr", "sr/hat"}
+    assert one.keys() == other.keys() == {"lr", "hr", "sr/hat", "features/hat"}
     for key, array in one.items():
-        side = crop * (1 if key == "lr" else SCALE)
-        assert array.shape == (size, 3, side, side) and array.dtype == np.float32
+        channels = 6 if key.startswith("features") else 3
+        side = crop * (SCALE if key in ("hr", "sr/hat") else 1)
+        assert array.shape == (size, channels, side, side) and array.dtype == np.float32
         assert array.tobytes() == other[key].tobytes()
 
 
 @pytest.mark.parametrize("room", [0, 5_000])
 def test_what_stays_in_memory_changes_nothing(room: int) -> None:
     used, limited = two_datasets(), two_datasets()
-    limited._room = room
+    limited._kept = KeptArrays(room)
     for number in range(5):
         wanted, found = used.batch(number, 4, 8, 1), limited.batch(number, 4, 8, 1)
         assert all(np.array_equal(wanted[key], found[key]) for key in wanted)
-    kept = sum(picture.nbytes for picture in limited._kept.values())
-    assert kept + limited._room == room and (kept > 0) == (room > 0)
+    assert limited._kept.taken + limited._kept.room == room
+    assert (limited._kept.taken > 0) == (room > 0)
+
+
+def test_arrays_are_read_once_while_there_is_room() -> None:
+    reads: list[str] = []
+
+    def read(name: str, size: int) -> int:
+        def arrays() -> tuple[np.ndarray, ...]:
+            reads.append(name)
+            return np.zeros(size, np.int8), np.zeros(1, np.float32)
+
+        found, scale = kept.get(name, arrays)
+        return found.nbytes + scale.nbytes
+
+    kept = KeptArrays(20)
+    assert [read(*one) for one in [("a", 10), ("b", 10), ("c", 2), ("a", 10), ("b", 10)]] == [
+        *(14, 14, 6, 14, 14)
+    ]
+    assert reads == ["a", "b", "c", "b"] and kept.room == 0
+    assert 0 < available_memory() <= psutil.virtual_memory().total
+    assert 0 < KeptArrays().room <= min(4 << 30, available_memory() // 3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -101,9 +136,12 @@ def test_the_same_run_whatever_the_batch(size: int, number: int, seed: int) -> N
 def test_every_picture_of_a_sample_is_cut_and_turned_alike(
     number: int, seed: int, crop: int
 ) -> None:
-    memory = Memory(3, 4)
-    batch = TrainingSamples([dataset("a", memory)], SCALE).batch(number, 3, crop, seed)
+    samples = TrainingSamples([dataset("a", Memory(3, 4))], SCALE, features=("hat",))
+    batch = samples.batch(number, 3, crop, seed)
     assert np.allclose(batch["sr/hat"], batch["hr"] * 1.1 - 0.05, atol=SR_STEP)
+    grey = batch["lr"] * 255
+    features = np.concatenate([grey, -7 * grey], 1)
+    assert np.abs(batch["features/hat"] - features).max() <= 7 * 255 / 127 / 2 + 0.01
     for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
         again = downscale_uint8(np.rint(hr.transpose(1, 2, 0) * 255).astype(np.uint8), SCALE)
         inner = slice(2, -2)  # at the edge of a crop the filter sees other pixels than in the patch
@@ -135,7 +173,9 @@ def test_all_orientations_and_many_places_occur() -> None:
 
 def test_held_out_images_come_whole_and_never_train() -> None:
     memories = {"a": Memory(3, 4, 2, seed=1), "b": Memory(2, 4, 1, seed=2)}
-    samples = TrainingSamples([dataset(n, m) for n, m in memories.items()], SCALE)
+    samples = TrainingSamples(
+        [dataset(n, m, ("hat", "grl")) for n, m in memories.items()], SCALE, features=("grl",)
+    )
     images = dict(samples.validation_images())
     assert list(images) == ["a/folder/2.png", "b/folder/1.png"]
     tiles = images["a/folder/2.png"]
@@ -147,6 +187,9 @@ def test_held_out_images_come_whole_and_never_train() -> None:
     for n, tile in enumerate(tiles, start=8):
         assert np.array_equal(tile.lr, memories["a"].lr(n, 0).transpose(2, 0, 1) / np.float32(255))
         assert np.array_equal(tile.sr["hat"], memories["a"].sr(n, 0))
+        features = dequantise_features(*memories["a"].features_stored(n, 0))
+        assert tile.features.keys() == {"grl"}
+        assert np.array_equal(tile.features["grl"], features)
     trained = {samples.sample(p, 0)[:2] for p in range(len(samples))}
     assert not trained & {(0, n) for n in range(8, 12)}
 
@@ -163,5 +206,11 @@ def test_mistakes_are_named() -> None:
     both = [dataset("a", Memory(2, 1)), dataset("b", Memory(2, 1), ("hat", "grl"))]
     with pytest.raises(ValueError, match="dataset b has caches of"):
         TrainingSamples(both, SCALE)
+    plain = Memory(2, 1)
+    plain.feature_shape = None
+    with pytest.raises(ValueError, match=r"expert hat has no features .* set experts\.hat\.feat"):
+        TrainingSamples([dataset("a", plain)], SCALE, features=("hat",))
+    with pytest.raises(ValueError, match=r"features of grl .* caches of \['hat'\] only"):
+        TrainingSamples([dataset("a", plain)], SCALE, features=("grl",))
     with pytest.raises(ValueError, match="a crop of 13 does not fit"):
         two_datasets().batch(0, 1, 13, 0)

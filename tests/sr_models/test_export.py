@@ -20,7 +20,7 @@ from sr_models.export import onnx as onnx_export
 from sr_models.export.onnx import (
     OnnxExportError,
     OnnxPackagesError,
-    export_gate_onnx,
+    export_fusion_onnx,
     export_onnx,
 )
 from sr_models.export.spandrel_check import check_with_spandrel
@@ -31,6 +31,7 @@ from sr_models.export.weights import (
     serialise_weights,
 )
 from sr_models.fusion.gate import GateFusion
+from sr_models.fusion.network import FusionNetwork, FusionShape
 
 
 def span() -> nn.Module:
@@ -158,7 +159,7 @@ def test_graphs_are_compared_with_the_trained_network(
     for parameter in gate.parameters():
         nn.init.normal_(parameter, std=0.3)
     with pytest.raises(OnnxExportError, match="differs from torch"):
-        export_gate_onnx(gate, ["a", "b"], 4, tmp_path / "b.onnx")
+        export_fusion_onnx(gate, ["a", "b"], {}, 4, tmp_path / "b.onnx")
 
 
 def test_unknown_weights_are_named(tmp_path: Path) -> None:
@@ -273,7 +274,7 @@ def test_gate_graph_takes_lr_and_experts_by_name(tmp_path: Path) -> None:
     for parameter in gate.parameters():
         nn.init.normal_(parameter, std=0.2)
     path = tmp_path / "gate.onnx"
-    report = export_gate_onnx(gate, gate.experts, 4, path)
+    report = export_fusion_onnx(gate, gate.experts, {}, 4, path)
     assert report.inputs == ("lr", "hat", "edsr") and report.max_difference < 1e-4
     lr = torch.rand(1, 3, 13, 19)
     sr = {name: torch.rand(1, 3, 52, 76) for name in ("edsr", "hat")}
@@ -287,7 +288,52 @@ def test_gate_graph_takes_lr_and_experts_by_name(tmp_path: Path) -> None:
 def test_gate_with_an_expert_named_like_an_input_is_refused(tmp_path: Path) -> None:
     gate = GateFusion(["lr"], 2, width=4, depth=1)
     with pytest.raises(OnnxExportError, match="'lr'"):
-        export_gate_onnx(gate, gate.experts, 2, tmp_path / "g.onnx")
+        export_fusion_onnx(gate, gate.experts, {}, 2, tmp_path / "g.onnx")
+
+
+def test_fusion_with_an_expert_named_like_the_features_of_another_is_refused(
+    tmp_path: Path,
+) -> None:
+    shape = FusionShape(width=16, common_width=16, guidance_width=16)
+    fusion = FusionNetwork(["hat", "hat_features"], 2, {"hat": 4}, shape)
+    with pytest.raises(OnnxExportError, match="'hat_features'"):
+        export_fusion_onnx(fusion, fusion.experts, fusion.features, 2, tmp_path / "f.onnx")
+
+
+@pytest.mark.parametrize(
+    "scale", [pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 4]
+)
+def test_fusion_graph_is_real_and_right_where_it_was_not_traced(scale: int, tmp_path: Path) -> None:
+    """Any size, blocks of the DCT or not; features by the names of the experts that have some."""
+    import onnx
+    import onnxruntime
+
+    torch.manual_seed(8)
+    experts, features = ("hat", "span", "edsr"), {"edsr": 6, "hat": 5}
+    shape = FusionShape(width=16, common_width=16, guidance_width=16, depth=3)
+    fusion = FusionNetwork(experts, scale, features, shape).eval()
+    with torch.no_grad():
+        for parameter in fusion.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    path = tmp_path / "fusion.onnx"
+    report = export_fusion_onnx(fusion, fusion.experts, fusion.features, scale, path)
+    assert report.inputs == ("lr", *experts, "hat_features", "edsr_features")
+    assert report.free_batch and report.max_difference < 1e-4
+    graph = onnx.load(path).graph
+    assert not {node.op_type for node in graph.node} & {"DFT", "STFT"}
+    described = [*graph.value_info, *graph.input, *graph.output]
+    types = {value.type.tensor_type.elem_type for value in described}
+    types |= {tensor.data_type for tensor in graph.initializer}
+    assert not types & {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    for batch, h, w in ((1, 7, 9), (3, 16, 8), (2, 23, 41), (1, 1, 1), (5, 2, 19)):
+        lr = torch.rand(batch, 3, h, w)
+        sr = {name: torch.rand(batch, 3, scale * h, scale * w) for name in experts}
+        maps = {name: torch.randn(batch, c, h, w) for name, c in features.items()}
+        feed = {"lr": lr, **sr, **{f"{name}_features": x for name, x in maps.items()}}
+        (fused,) = session.run(["output"], {name: x.numpy() for name, x in feed.items()})
+        with torch.inference_mode():
+            np.testing.assert_allclose(fused, fusion(lr, sr, maps).numpy(), atol=1e-4)
 
 
 def test_missing_package_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from sr_models.fusion.gate import GateFusion, expert_mean
+from sr_models.fusion.experts import expert_mean
+from sr_models.fusion.gate import GateFusion
 
 
 def pictures(
