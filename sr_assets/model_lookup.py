@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -39,6 +40,8 @@ class Upscaler:
     device: torch.device
     forward: Callable[[Tensor], Tensor]
     """float32 [1, 3, h, w] in [0, 1] on `device` -> [1, 3, scale h, scale w], not clamped."""
+    grid: int = 1
+    """Tiles start at multiples of it (LR px)."""
 
 
 def load_upscaler(model: str, root: str | Path | UPath, device: str = "auto") -> Upscaler:
@@ -111,7 +114,7 @@ def _from_file(path: Path, name: str, root: UPath, device: torch.device) -> Upsc
         expert = load_expert(path).to(device)
     except (ValueError, FileNotFoundError) as error:
         raise StageError(str(error)) from error
-    return Upscaler(name, expert.scale, device, _runner(expert))
+    return Upscaler(name, expert.scale, device, _runner(expert), expert.multiple)
 
 
 def _metadata(path: Path) -> dict[str, str]:
@@ -161,7 +164,8 @@ def _fusion(
             features = {e: out.features for e, out in made.items() if out.features is not None}
             return fusion(lr, pictures, features) if taps else fusion(lr, pictures)
 
-    return Upscaler(name, fusion.scale, device, forward)
+    grid = math.lcm(getattr(fusion, "grid", 1), *(x.multiple for x in experts.values()))
+    return Upscaler(name, fusion.scale, device, forward, grid)
 
 
 def _description(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:

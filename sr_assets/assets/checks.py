@@ -212,8 +212,9 @@ def teacher_helped(
 def unfair_control(recipe: Recipe, student: StudentModel, control: PlainModel | None) -> str | None:
     """Why a control proves nothing about the teacher; None when it does.
 
-    The control must have seen at least as many crops (steps x batch x accumulate), at least as
-    large, of the same datasets, and have been trained in the same way otherwise.
+    The control must have seen at least as many crops, at least as large, of the same datasets, and
+    have been trained in the same way otherwise. A run in steps saw steps x batch x accumulate
+    crops, one in epochs all samples of its datasets in each; the two cannot be compared.
     """
     if control is None:
         return "no control: name a plain model with the same network in `control`"
@@ -222,11 +223,17 @@ def unfair_control(recipe: Recipe, student: StudentModel, control: PlainModel | 
             f"control {student.control} saw other datasets: "
             f"give `models.{student.control}.datasets` the student's"
         )
-    seen, wanted = _crops(control), _crops(student)
+    theirs_in, ours_in = _unit(control), _unit(student)
+    if theirs_in != ours_in:
+        return (
+            f"control {student.control} has its length in {theirs_in}, the student in {ours_in}: "
+            f"give `models.{student.control}.train.{ours_in}`"
+        )
+    seen, wanted, counted = _seen(control), _seen(student), _COUNTED[ours_in]
     if seen < wanted:
         return (
-            f"control {student.control} saw {seen:,} crops, the student {wanted:,}: "
-            f"raise `models.{student.control}.train.steps`"
+            f"control {student.control} saw {seen:,} {counted}, the student {wanted:,}: "
+            f"raise `models.{student.control}.train.{ours_in}`"
         )
     if control.train.crop < student.train.crop:
         return (
@@ -267,11 +274,20 @@ def _datasets(recipe: Recipe, model: ModelBase) -> set[str]:
 
 
 def _way_of_training(model: ModelBase) -> dict[str, Any]:
-    """Every setting of the training but its budget and its seed."""
-    budget = ("steps", "batch", "accumulate", "crop", "seed")
-    return slice_of(model.train, "train", without=budget)
+    """Every setting of the training but its budget, its seed and how it is run."""
+    budget = ("steps", "epochs", "batch", "accumulate", "crop")
+    return slice_of(model.train, "train", without=(*budget, "seed", "compile"))
 
 
-def _crops(model: ModelBase) -> int:
+#: What a run has seen more or less of, by the unit of its length.
+_COUNTED = {"steps": "crops", "epochs": "epochs"}
+
+
+def _unit(model: ModelBase) -> str:
+    return "steps" if model.train.epochs is None else "epochs"
+
+
+def _seen(model: ModelBase) -> int:
+    """Crops of a run in steps, passes over all samples of one in epochs."""
     train = model.train
-    return train.steps * train.batch * train.accumulate
+    return train.epochs or train.steps * train.batch * train.accumulate

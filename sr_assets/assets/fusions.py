@@ -122,12 +122,12 @@ def fusion_trainee(
 
 
 def describe(network: nn.Module) -> str:
-    """Trainable parameters of each phase, in one line."""
+    """Trainable parameters of each phase, in one line, such as `parameters of phases 2 frequency 432, ...`."""
     from sr_models.fusion.network import FusionNetwork
 
     assert isinstance(network, FusionNetwork)
     phases = network.phase_parameters()
-    return ", ".join(f"phase {phase} {count:,}" for phase, count in phases.items())
+    return "parameters of phases " + ", ".join(f"{p} {count:,}" for p, count in phases.items())
 
 
 def _cached_channels(

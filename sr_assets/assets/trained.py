@@ -109,7 +109,8 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
             f"{output.path / WEIGHTS} does not fit {description['architecture']} ({wrong[0]}): "
             "delete this output and build it again"
         ) from error
-    sizes = (1, 1) if description["experts"] else size_requirements(network)
+    grid = getattr(network, "grid", 1)  # of a fusion: it takes any size, but tiles lie on it
+    sizes = (1, grid) if description["experts"] else size_requirements(network)
     return LoadedModel(network.to(pick_device(device)).eval(), description, sizes)
 
 

@@ -100,13 +100,13 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         f"{settings.steps} steps on {device}"
     )
     if described := trainee.describe(network):
-        context.log(described)
+        context.log(f"{name}: {described}")
 
     def batches(number: int) -> dict[str, Tensor]:
         arrays = samples.batch(number, settings.batch, settings.crop, settings.seed)
         return {key: torch.from_numpy(array) for key, array in arrays.items()}
 
-    announce = _announcer(schedule, context.log)
+    announce = _announcer(schedule, lambda line: context.log(f"{name}: {line}"))
 
     def losses(output: Tensor, batch: dict[str, Tensor], step: int) -> dict[str, Tensor]:
         stage = schedule.stage(step)

@@ -28,8 +28,9 @@ def register(recipe: Recipe, name: str, source: str, *, benchmark: bool) -> None
         raise StageError(f"{name!r} is already a dataset or benchmark: choose another name")
     dataset = Dataset(source=FolderSource(kind="folder", path=str(folder)), training=False)
     role = "benchmarks" if benchmark else "datasets"
-    data = recipe.model_dump(mode="json")
-    data[role][name] = dataset.model_dump(mode="json")
+    # Only what was given: some fields exclude one another, whatever their defaults are.
+    data = recipe.model_dump(mode="json", exclude_unset=True)
+    data.setdefault(role, {})[name] = dataset.model_dump(mode="json")
     try:
         Recipe.model_validate(data)
     except ValidationError as error:

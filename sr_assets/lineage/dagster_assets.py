@@ -15,7 +15,7 @@ from upath import UPath
 
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version, load_code, module_digests
-from sr_assets.lineage.progress import terminal_bar
+from sr_assets.lineage.progress import shown, terminal_bar
 from sr_assets.lineage.records import address_of, asset_key, current_output
 from sr_assets.lineage.stage import Partitioning, Ref, Stage, StageContext, StageError
 from sr_assets.storage import Output, OutputFolder, building_folder, open_output
@@ -168,7 +168,8 @@ def _stage_context(
     def bar(label: str, total: int, unit: str) -> AbstractContextManager[Any]:
         return terminal_bar(context.log.info, label, total, unit)
 
-    return StageContext(graph.recipe, ref, folder, inputs, context.log.info, observe, bar, origin)
+    log = shown(context.log.info)
+    return StageContext(graph.recipe, ref, folder, inputs, log, observe, bar, origin)
 
 
 def _alone(final: UPath) -> FileLock:

@@ -44,6 +44,16 @@ def terminal_bar(
     say(f"{label}: {_line(done, total, unit, time.monotonic() - started)}")
 
 
+def shown(log: Callable[[str], None]) -> Callable[[str], None]:
+    """The same log, each line of which is also printed, above the bars where there are some."""
+
+    def say(line: str) -> None:
+        log(line)
+        tqdm.write(line, file=sys.stderr)
+
+    return say
+
+
 def _line(done: int, total: int, unit: str, seconds: float) -> str:
     rate = done / seconds if seconds > 0 else 0.0
     left = "" if done >= total or not rate else f", {_clock((total - done) / rate)} left"

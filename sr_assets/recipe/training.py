@@ -74,7 +74,10 @@ class Augment(Strict):
         0.0, ge=0, le=0.5, description="Crops are zoomed by 1 - this to 1 + this; 0.1 is usual."
     )
     cutblur: float = Field(
-        0.0, ge=0, le=1, description="Probability that a region of LR shows the bicubic of HR's."
+        0.0,
+        ge=0,
+        le=1,
+        description="Probability that a region of LR is shown at half its resolution; HR stays.",
     )
     mixup: float = Field(0.0, ge=0, le=1, description="Probability that two samples are mixed.")
 

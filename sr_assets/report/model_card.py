@@ -11,6 +11,7 @@ from typing import Any
 
 _KINDS = {
     "gate": "A fusion: per-pixel weights over frozen experts, and a small residual.",
+    "fusion": "A fusion: seven phases, guided by the frequencies of LR, over frozen experts.",
     "student": "A fast network, trained on HR and on a teacher's pictures.",
     "plain": "A network trained on pairs of LR and HR alone.",
 }
@@ -52,7 +53,7 @@ def render_card(facts: CardFacts) -> str:
             ("", ""),
             [
                 ("architecture", d["architecture"]),
-                ("arguments", ", ".join(f"{k} {v}" for k, v in d["args"].items()) or "defaults"),
+                ("arguments", _arguments(d["args"]) or "defaults"),
                 ("scale", f"×{d['scale']}"),
                 ("parameters", f"{d['parameters']:,}"),
                 ("licence of the weights", _licence(d["licence"])),
@@ -61,6 +62,7 @@ def render_card(facts: CardFacts) -> str:
                     for i, (name, text) in enumerate(facts.teachers.items())
                 ),
                 *([("experts it runs on", ", ".join(d["experts"]))] if d["experts"] else []),
+                *([("features it takes", _features(d))] if _features(d) else []),
             ],
         ),
         "## Quality",
@@ -86,6 +88,20 @@ def render_card(facts: CardFacts) -> str:
     parts.append(_table(("file", "bytes", "sha256"), rows))
     parts += ["Made from:", _table(("input", "data version"), list(facts.versions.items()))]
     return "\n\n".join(parts) + "\n"
+
+
+def _arguments(args: Mapping[str, Any]) -> str:
+    """All but the features, which have a line of their own."""
+    return ", ".join(f"{k} {v}" for k, v in args.items() if k != "features")
+
+
+def _features(description: Mapping[str, Any]) -> str:
+    """Channels and module of the features of each expert that has some; empty without any."""
+    taps = description.get("taps", {})
+    return ", ".join(
+        f"{channels} channels of {expert}" + (f" ({taps[expert]})" if expert in taps else "")
+        for expert, channels in (description["args"].get("features") or {}).items()
+    )
 
 
 def _licence(text: str | None) -> str:
@@ -126,16 +142,7 @@ def _how(facts: CardFacts) -> str:
     graph = next((name for name in facts.files if name.endswith(".onnx")), None)
     size = "[1, 3, H, W] in [0, 1], RGB"
     if d["experts"]:
-        arguments = "".join(f", {k}={v!r}" for k, v in d["args"].items())
-        code = (
-            "from safetensors.torch import load_file\n"
-            "from sr_models.fusion.gate import GateFusion\n\n"
-            f"model = GateFusion({d['experts']!r}, scale={d['scale']}{arguments}).eval()\n"
-            f'model.load_state_dict(load_file("{weights}"))\n'
-            f"sr = model(lr, {{name: picture of that expert, ...}})  # lr: {size}\n"
-        )
-        said = "It needs the pictures of its experts; `srd upscale` runs them by itself."
-        feed = f'{{"lr": lr, {", ".join(f"{e!r}: {e}_sr" for e in d["experts"])}}}'
+        code, said, feed = _how_fusion(d, weights, size)
     else:
         ours = d["architecture"] == "EDSR"
         code = (
@@ -158,6 +165,29 @@ def _how(facts: CardFacts) -> str:
     elif facts.onnx and "error" in facts.onnx:
         parts.append(f"There is no ONNX file: {facts.onnx['error']}.")
     return "\n\n".join(parts)
+
+
+def _how_fusion(d: Mapping[str, Any], weights: str, size: str) -> tuple[str, str, str]:
+    """Python code, what stands above it, and what a session is fed."""
+    features = list(d["args"].get("features") or {})
+    pictures = ", ".join(f'"{e}": {e}_sr' for e in d["experts"])
+    maps = ", ".join(f'"{e}": {e}_features' for e in features)
+    given = f"lr, {{{pictures}}}" + (f", {{{maps}}}" if features else "")
+    arguments = "".join(f"    {k!r}: {v!r},\n" for k, v in d["args"].items())
+    network = f'"{d["architecture"]}", {d["experts"]!r}, {d["scale"]}, args'
+    code = (
+        "from safetensors.torch import load_file\n"
+        "from sr_models.fusion.build import build_fusion\n\n"
+        f"args = {{\n{arguments}}}\n"
+        f"model = build_fusion({network}).eval()\n"
+        f'model.load_state_dict(load_file("{weights}"))\n'
+        f"sr = model({given})  # lr: {size}\n"
+    )
+    said = "It needs the pictures of its experts"
+    if features:
+        said += " and features [1, C, H, W] of " + ", ".join(features)
+    feed = f'{{"lr": lr, {pictures}' + "".join(f', "{e}_features": {e}_features' for e in features)
+    return code, f"{said}; `srd upscale` runs them by itself.", feed + "}"
 
 
 def _limits(onnx: Mapping[str, Any]) -> str:

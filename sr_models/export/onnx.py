@@ -145,6 +145,7 @@ def export_fusion_onnx(
         {"experts": ",".join(experts), **(metadata or {})},
         tolerance,
         least=9,  # px: from there on every transform has two blocks, on one the exporter settles
+        deferred=True,
     )
 
 
@@ -174,16 +175,25 @@ def _export(
     metadata: dict[str, str],
     tolerance: float,
     least: int = 4,
+    deferred: bool = False,
 ) -> OnnxReport:
-    """Exports `network`, cleans, writes and checks it against `reference`, the trained network."""
+    """Exports `network`, cleans, writes and checks it against `reference`, the trained network.
+
+    The graph promises LR sides from `least` px; `deferred` trusts conditions that the exporter
+    cannot prove, for networks that are known to hold them.
+    """
     _require("onnx", "onnxscript", "onnxruntime")
     unit = multiple * -(-8 // multiple)
     free_batch, (height, width) = True, (2 * unit, 3 * unit)
     try:
-        model = _trace(network, inputs, multiple, least, _examples((2, 3, height, width), inputs))
+        model = _trace(
+            network, inputs, multiple, least, deferred, _examples((2, 3, height, width), inputs)
+        )
     except OnnxExportError:
         free_batch = False
-        model = _trace(network, inputs, multiple, least, _examples((1, 3, height, width), inputs))
+        model = _trace(
+            network, inputs, multiple, least, deferred, _examples((1, 3, height, width), inputs)
+        )
     _clean(model)
     everything = {"scale": str(scale), "multiple": str(multiple), **metadata}
     everything["batch"] = "free" if free_batch else "1"
@@ -253,6 +263,7 @@ def _trace(
     inputs: Sequence[Input],
     multiple: int,
     least: int,
+    deferred: bool,
     example: tuple[Tensor, ...],
 ) -> Any:
     """The ONNX model of `network`, not yet checked; an example batch of 1 stays fixed."""
@@ -277,7 +288,7 @@ def _trace(
                 example,
                 dynamic_shapes=dynamic,
                 # Conditions that hold but cannot be proved are checked when the graph is run.
-                prefer_deferred_runtime_asserts_over_guards=True,
+                prefer_deferred_runtime_asserts_over_guards=deferred,
             )
             result = torch.onnx.export(
                 program,

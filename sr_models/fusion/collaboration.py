@@ -34,7 +34,7 @@ class Collaboration(nn.Module):
         self.scale = scale
         self.names = tuple(channels)
         # One channel more: how strong the features are, which the norm takes away.
-        self.align = nn.ModuleDict({n: nn.Conv2d(c + 1, width, 1) for n, c in channels.items()})
+        self.align = nn.ModuleList(nn.Conv2d(c + 1, width, 1) for c in channels.values())
         self.norm_across = ChannelNorm(width)
         # A single expert has nobody to attend to.
         self.across = (
@@ -46,7 +46,7 @@ class Collaboration(nn.Module):
         self.around = LargeKernelAttention(width)
         self.refine = nn.Conv2d(width, width, 3, padding=1, groups=_GROUPS)
         self.settle = nn.Conv2d(width, width, 1)
-        self.modulate = nn.ModuleDict({name: _modulation(width, scale) for name in channels})
+        self.modulate = nn.ModuleList(_modulation(width, scale) for _ in channels)
 
     def forward(self, features: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What the experts agree on, and how to modulate their pictures.
@@ -59,7 +59,13 @@ class Collaboration(nn.Module):
             1 + 0.2 (m - 0.5) with m in (0, 1), at first exactly 1.
         """
         count = len(self.names)
-        aligned = torch.stack([self.align[n](_normalised(features[n])) for n in self.names], 1)
+        aligned = torch.stack(
+            [
+                align(_normalised(features[name]))
+                for name, align in zip(self.names, self.align, strict=True)
+            ],
+            1,
+        )
         maps = self.norm_across(aligned.flatten(0, 1)).unflatten(0, (-1, count))
         if self.across is not None:
             maps = aligned + self.across(maps)
@@ -67,8 +73,8 @@ class Collaboration(nn.Module):
         consensus = mean + self.settle(F.gelu(self.refine(mean)))
         consensus = consensus + self.around(self.norm_around(consensus))
         factors = {}
-        for index, name in enumerate(self.names):
-            m = F.pixel_shuffle(self.modulate[name](maps[:, index] + consensus), self.scale)
+        for index, (name, modulate) in enumerate(zip(self.names, self.modulate, strict=True)):
+            m = F.pixel_shuffle(modulate(maps[:, index] + consensus), self.scale)
             factors[name] = 1 + _STRENGTH * (m.sigmoid() - 0.5)
         return consensus, factors
 

@@ -22,6 +22,8 @@ def check_pictures(
 ) -> None:
     """ValueError unless `sr` has the picture [B, 3, scale h, scale w] of every expert, no more."""
     _check_keys(sr, experts)
+    if lr.ndim != 4 or lr.shape[1] != 3:
+        raise ValueError(f"lr is {tuple(lr.shape)}, [B, 3, h, w] is wanted")
     size = (*lr.shape[:2], lr.shape[2] * scale, lr.shape[3] * scale)
     for name, picture in sr.items():
         if tuple(picture.shape) != size:

@@ -50,6 +50,9 @@ class FrequencyBands(nn.Module):
             bands [B, 9, 3, h, w], ordered transform by transform, low to high, and guidance
             [B, 9, h, w]: the colours of the low, the middle and the high tier.
         """
+        if torch.is_autocast_enabled(lr.device.type):  # half precision cannot hold a spectrum
+            with torch.autocast(lr.device.type, enabled=False):
+                return self.forward(lr.float())
         bands = self.attention(torch.cat([self.dct(lr), self.wavelet(lr), self.fourier(lr)], 1))
         share = self.mix.softmax(1)  # of each transform in a tier
         grouped = bands.unflatten(1, (len(TRANSFORMS), len(TIERS)))
@@ -61,7 +64,8 @@ class DctBands(nn.Module):
     """Low, middle and high parts of 8x8 blocks of the DCT-II, by place along the zigzag.
 
     The two borders follow from the picture: the mean magnitude of each of the 64 coefficients goes
-    through a small network. The masks are soft, sigmoid(50 * (border - place)), and sum to one.
+    through a small network. The masks are soft, sigmoid(50 * (border - place)), and sum to one;
+    DC belongs to the low one.
     """
 
     basis: Tensor
@@ -90,10 +94,9 @@ class DctBands(nn.Module):
         magnitude = spectrum.abs().mean((-2, -1)).unflatten(0, (-1, 3)).mean(1)
         first, second = self.borders(torch.log1p(magnitude)).sigmoid().unbind(1)
         first, second = (b[:, None] for b in (first, first + (1 - first) * second))
-        low = torch.sigmoid(_SHARPNESS * (first - self.place))
-        high = torch.sigmoid(_SHARPNESS * (self.place - second))
+        masks = _soft_tiers(self.place, first, second, _SHARPNESS)
         parts = []
-        for mask in (low, 1 - low - high):
+        for mask in masks[:2]:
             masked = spectrum.unflatten(0, (-1, 3)) * mask[:, None, :, None, None]
             whole = F.conv_transpose2d(masked.flatten(0, 1), self.basis, stride=_BLOCK)
             # Cut by index: an exporter cannot prove that a slice lies inside.
@@ -161,18 +164,13 @@ class FourierBands(nn.Module):
         )
         masks = self.rings(radius)[:2, None]
         spectrum = (rows @ lr @ columns)[:, None] * masks
-        return _completed(lr, rows @ spectrum @ columns / (lr.shape[-2] * lr.shape[-1]))
+        return _completed(lr, rows @ spectrum @ columns)
 
     def rings(self, radius: Tensor) -> Tensor:
         """Masks [3, ...] at `radius` (1 is Nyquist): they sum to one; at 0 only the low one is."""
         inner = self.radii[0].exp()
         outer = inner + self.radii[1].exp()
-        slope = self.sharpness.exp()
-        # Both sigmoids are stretched so that they are exactly one and zero at radius 0.
-        low = torch.sigmoid(slope * (inner - radius)) / torch.sigmoid(slope * inner)
-        floor = torch.sigmoid(-slope * outer)
-        high = (torch.sigmoid(slope * (radius - outer)) - floor) / (1 - floor)
-        return torch.stack([low, 1 - low - high, high])
+        return torch.stack(_soft_tiers(radius, inner, outer, self.sharpness.exp()))
 
 
 class BandAttention(nn.Module):
@@ -191,6 +189,19 @@ class BandAttention(nn.Module):
         energy = bands.abs().mean((-2, -1)).flatten(1)
         weights = 2 * self.excite(F.gelu(self.squeeze(energy))).sigmoid()
         return bands * weights.unflatten(1, (BANDS, 3))[..., None, None]
+
+
+def _soft_tiers(
+    place: Tensor, inner: Tensor, outer: Tensor, slope: Tensor | float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Low, middle and high masks at `place`, with soft borders; at place 0 they are 1, 0, 0.
+
+    Both sigmoids are stretched to that, so that DC stays low wherever the borders go.
+    """
+    low = torch.sigmoid(slope * (inner - place)) / torch.sigmoid(slope * inner)
+    floor = torch.sigmoid(-slope * outer)
+    high = (torch.sigmoid(slope * (place - outer)) - floor) / (1 - floor)
+    return low, 1 - low - high, high
 
 
 def _completed(lr: Tensor, parts: Tensor) -> Tensor:
@@ -230,12 +241,12 @@ def _low_pass(wavelet: pywt.Wavelet) -> Tensor:
 
 
 def _hartley(size: int, like: Tensor) -> Tensor:
-    """The Hartley matrix [size, size]: symmetric, and `size` times its own inverse."""
+    """The orthonormal Hartley matrix [size, size]: symmetric, and its own inverse."""
     n = torch.arange(size, device=like.device)
-    # Whole turns are taken out in integers: the angle keeps its precision at any size. The divisor
-    # is a tensor since no exporter knows a remainder by a free size.
-    angle = ((n[:, None] * n[None, :]) % (n[-1:] + 1)).to(like.dtype) * (2 * math.pi / size)
-    return torch.cos(angle) + torch.sin(angle)
+    count = n[-1:] + 1  # as a tensor: exporters know no remainder by, or root of, a free size
+    # Whole turns are taken out in integers: the angle keeps its precision at any size.
+    angle = ((n[:, None] * n[None, :]) % count).to(like.dtype) * (2 * math.pi / size)
+    return (torch.cos(angle) + torch.sin(angle)) * count.to(like.dtype).rsqrt()
 
 
 def _frequencies(size: int, like: Tensor) -> Tensor:

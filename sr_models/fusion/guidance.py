@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sr_models.fusion.attention import ChannelNorm, LargeKernelBlock, TokenAttention
 
 _HEADS = 4
-_TOKEN = 32  # channels of a band in the attention across bands
+_TOKEN = 16  # channels of a band in the attention across bands
 
 
 class Guidance(nn.Module):

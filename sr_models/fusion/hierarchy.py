@@ -87,9 +87,10 @@ class Hierarchy(nn.Module):
         count = deviations.shape[1]
         pictures = [deviations.flatten(1, 2)]
         greys = [mean.mean(1, keepdim=True)]
-        for _ in range(LEVELS - 1):
-            pictures.append(halved(pictures[-1]))
-            greys.append(halved(greys[-1]))
+        for level in range(1, LEVELS):
+            even = on_grid(level, self.scale)
+            pictures.append(halved(pictures[-1], even))
+            greys.append(halved(greys[-1], even))
         bands, details = [], []
         for fine, coarse, grey, blurred in zip(
             pictures, pictures[1:], greys, greys[1:], strict=False

@@ -26,11 +26,13 @@ def on_grid(level: int, scale: int) -> bool:
     return scale % 2**level == 0
 
 
-def halved(x: Tensor) -> Tensor:
+def halved(x: Tensor, even: bool) -> Tensor:
     """Mean of each 2x2: [B, C, h, w] -> [B, C, ceil(h / 2), ceil(w / 2)].
 
-    At an odd end the last line stands for two.
+    At an odd end the last line stands for two; `even` says that there is none.
     """
+    if even:
+        return F.avg_pool2d(x, 2)
     height, width = x.shape[-2:]
     rows = torch.arange(2 * ((height + 1) // 2), device=x.device).clamp(max=height - 1)
     columns = torch.arange(2 * ((width + 1) // 2), device=x.device).clamp(max=width - 1)

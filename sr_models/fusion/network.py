@@ -37,6 +37,18 @@ class FusionShape:
     width: int = 128  # of the refinement
     depth: int = 6  # convolutions of the refinement
 
+    def __post_init__(self) -> None:
+        for name, least, step in (
+            ("guidance_width", 8, 8),
+            ("common_width", 8, 8),
+            ("width", 8, 1),
+            ("depth", 2, 1),
+        ):
+            value = getattr(self, name)
+            if value < least or value % step:
+                multiple = f", a multiple of {step}" if step > 1 else ""
+                raise ValueError(f"{name} is {value}: give at least {least}{multiple}")
+
 
 class FusionNetwork(nn.Module):
     """LR and the experts' pictures to one picture; a fresh network gives the experts' mean.
@@ -57,6 +69,8 @@ class FusionNetwork(nn.Module):
 
     #: LR pixels around a tile beyond which its pixels hardly change.
     halo = 32
+    #: Tiles start at multiples of it, so that DCT blocks lie as they lie in the whole image.
+    grid = 8
 
     def __init__(
         self,
@@ -67,6 +81,8 @@ class FusionNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.experts = check_names(experts)
+        if scale < 1:
+            raise ValueError(f"scale is {scale}: give at least 1")
         shape = shape or FusionShape()
         unknown = sorted(set(features or {}) - set(self.experts))
         if unknown:
@@ -78,9 +94,10 @@ class FusionNetwork(nn.Module):
             else {}
         )
         guidance = shape.guidance_width
-        self.frequency = FrequencyBands(shape.wavelet) if shape.frequency else None
+        guided = shape.hierarchy or shape.refinement  # who else would look at guidance
+        self.frequency = FrequencyBands(shape.wavelet) if shape.frequency and guided else None
         bands, tiers = (BANDS, 3 * len(TIERS)) if shape.frequency else (0, 0)
-        self.guidance = Guidance(bands, tiers, guidance, shape.cross_band)
+        self.guidance = Guidance(bands, tiers, guidance, shape.cross_band) if guided else None
         self.collaboration = (
             Collaboration(self.features, scale, shape.common_width) if self.features else None
         )
@@ -120,16 +137,17 @@ class FusionNetwork(nn.Module):
         """
         check_pictures(lr, sr, self.experts, self.scale)
         check_features(lr, features or {}, self.features)
-        bands, tiers = self.frequency(lr) if self.frequency is not None else (None, None)
-        guidance = self.guidance(lr, bands, tiers)
-        context = [guidance]
         consensus = None
         if self.collaboration is not None:
             consensus, factors = self.collaboration(features or {})
             sr = {name: picture * factors.get(name, 1) for name, picture in sr.items()}
-            context.append(consensus)
         mean = fused = expert_mean(sr, self.experts)
         deviations = torch.stack([sr[name] - mean for name in self.experts], 1)
+        context = [] if consensus is None else [consensus]
+        if self.guidance is not None:
+            bands, tiers = self.frequency(lr) if self.frequency is not None else (None, None)
+            guidance = self.guidance(lr, bands, tiers)
+            context.append(guidance)
         if self.hierarchy is not None:
             fused, seen = self.hierarchy(mean, deviations, guidance, consensus)
             context.append(seen)

@@ -1,6 +1,7 @@
 """Phase 7 of a fusion: a deep refinement, edges by a Laplacian pyramid, and the global residual.
 
-All convolutions run on the LR grid, where an HR pixel is one of scale² channels.
+The learnt convolutions run on the LR grid, where an HR pixel is one of scale² channels; only the
+coarse edges at scales that are no multiple of 4 do not fit there.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sr_models.fusion.levels import LEVELS, folds, halved, resized, zero_conv
+from sr_models.fusion.levels import LEVELS, folds, halved, on_grid, resized, zero_conv
 
 _RATE = 0.1  # of the refinement beside the fused picture
 _EDGE_RATE = 0.15
@@ -88,7 +89,9 @@ class BackProjection(nn.Module):
     def shrunk(self, picture: Tensor) -> Tensor:
         """Antialiased bicubic, as LR is made: [B, 3, H, W] -> [B, 3, H / scale, W / scale]."""
         across, down = self.taps[None, :], self.taps[:, None]
-        x = F.pad(picture, (*self.margin, *self.margin), mode="replicate")
+        rows = _mirrored(picture.shape[-2], self.margin, picture.device)
+        columns = _mirrored(picture.shape[-1], self.margin, picture.device)
+        x = picture[..., rows, :][..., columns]
         x = F.conv2d(x, across.expand(3, 1, -1, -1), stride=(1, self.scale), groups=3)
         return F.conv2d(x, down.expand(3, 1, -1, -1), stride=(self.scale, 1), groups=3)
 
@@ -104,7 +107,7 @@ class EdgeEnhancement(nn.Module):
 
     def __init__(self, scale: int) -> None:
         super().__init__()
-        self.folds = folds(scale)
+        self.scale, self.folds = scale, folds(scale)
         distances = torch.arange(-2, 3).float()
         kernel = torch.exp(-0.5 * distances.square())  # sigma 1
         self.register_buffer("kernel", kernel / kernel.sum(), persistent=False)
@@ -117,7 +120,7 @@ class EdgeEnhancement(nn.Module):
             edges = F.pixel_unshuffle(level - self._blurred(level), fold)
             total = total + resized(F.pixel_shuffle(block(edges), fold), picture)
             if number < LEVELS - 1:
-                level = halved(level)
+                level = halved(level, on_grid(number + 1, self.scale))
         return picture + _EDGE_RATE * total
 
     def _blurred(self, x: Tensor) -> Tensor:
@@ -125,6 +128,14 @@ class EdgeEnhancement(nn.Module):
         x = F.pad(x, (2, 2, 2, 2), mode="replicate")
         x = F.conv2d(x, across.expand(3, 1, -1, -1), groups=3)
         return F.conv2d(x, down.expand(3, 1, -1, -1), groups=3)
+
+
+def _mirrored(size: int, margin: tuple[int, int], device: torch.device) -> Tensor:
+    """Indices of a line of `size` pixels mirrored at both ends, the end pixels standing twice."""
+    n = torch.arange(size, device=device)
+    period = 2 * (n[-1:] + 1)
+    places = torch.arange(size + sum(margin), device=device) - margin[0]
+    return torch.minimum(places % period, period - 1 - places % period)
 
 
 def _edge_block(channels: int) -> nn.Sequential:

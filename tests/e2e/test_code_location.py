@@ -15,7 +15,10 @@ HEAVY = (
     "torch", "torchvision", "spandrel", "accelerate", "onnx", "onnxruntime", "skimage",
     "huggingface_hub", "tensorboard",
 )  # fmt: skip
-DEMO_EXPERTS, DEMO_MODELS = ("hat", "drct", "grl", "edsr"), ("fusion", "student", "student_alone")
+DEMO_EXPERTS, DEMO_MODELS = (
+    ("hat", "drct", "grl", "edsr"),
+    ("gate", "fusion", "student", "student_alone"),
+)
 
 
 def test_the_demo_shows_these_assets() -> None:

@@ -339,7 +339,7 @@ def test_inputs_and_slices(graph: Graph) -> None:
         Ref("expert/one/evaluation", "bench"),
         Ref("expert/two/evaluation", "bench"),
     }
-    longer = graph.recipe.model_dump(mode="json")
+    longer = graph.recipe.model_dump(mode="json", exclude_unset=True)
     longer["models"]["fast"]["train"]["steps"] = 99
     changed = {s.key: s.settings for s in evaluation.stages(Recipe.model_validate(longer))}
     before = {s.key: s.settings for s in evaluation.stages(graph.recipe)}

@@ -19,6 +19,7 @@ from sr_assets.recipe.models import Recipe
 from sr_assets.releases import list_releases, pull
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.checkpoint import write_model
+from sr_models.fusion.build import build_fusion
 from sr_models.fusion.gate import GateFusion
 from sr_models.networks import build_network
 
@@ -51,6 +52,10 @@ def recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**base, **changes})
 
 
+#: Shape of a full fusion.
+DEEP = {"guidance_width": 8, "common_width": 8, "width": 8, "depth": 2}
+
+
 class World:
     """A root folder with outputs that other stages would have made."""
 
@@ -70,10 +75,16 @@ class World:
     def checkpoint(self, name: str, seed: int = 0, **marker: Any) -> None:
         model = self.recipe.models[name]
         torch.manual_seed(seed)
-        gate = model.kind == "gate"
-        experts = list(self.recipe.experts) if gate else []
+        architecture = {"gate": "GateFusion", "fusion": "FusionNetwork"}.get(model.kind, "Compact")
+        experts = list(self.recipe.experts_of(name))
         network: torch.nn.Module
-        if gate:
+        args: dict[str, Any]
+        if model.kind == "fusion":
+            args = {"features": {"two": 5}, **DEEP}
+            network = build_fusion(architecture, experts, 2, args)
+            for weight in network.parameters():  # a fresh one is the mean of its experts
+                torch.nn.init.normal_(weight, std=0.05)
+        elif model.kind == "gate":
             args = {"width": 4, "depth": 1}
             network = GateFusion(experts, 2, **args)
             torch.nn.init.normal_(network.gate.weight)
@@ -83,10 +94,11 @@ class World:
         description = {
             "name": name,
             "kind": model.kind,
-            "architecture": "GateFusion" if gate else "Compact",
+            "architecture": architecture,
             "args": args,
             "scale": 2,
             "experts": experts,
+            "taps": {"two": "body.1"} if model.kind == "fusion" else {},
             "datasets": ["photos"],
             "parameters": sum(p.numel() for p in network.parameters()),
         }
@@ -300,7 +312,17 @@ def test_code_in_the_cards_runs(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.recipe = recipe()
-    for name in ("student", "fusion"):
+    models = {
+        n: world.recipe.models[n].model_dump(exclude_unset=True) for n in ("student", "alone")
+    }
+    models |= {
+        "fusion": {"kind": "gate", "train": TRAIN},
+        "deep": {"kind": "fusion", "train": TRAIN},
+    }
+    world.recipe = recipe(models=models)
+    world.checkpoint("deep")
+    world.scores(**GOOD, deep=29.4)
+    for name in ("student", "fusion", "deep"):
         _, output = released(world, name)
         card = output.read_bytes("model_card.md").decode()
         monkeypatch.chdir(pull(tmp_path, name, tmp_path / name)[0].parent)
@@ -308,16 +330,15 @@ def test_code_in_the_cards_runs(
         two = {e: torch.rand(1, 3, 16, 20) for e in ("one", "two")}
         blocks = [b.split("```")[0] for b in card.split("```python\n")[1:]]
         assert len(blocks) == 2
-        torch_code = blocks[0].replace("{name: picture of that expert, ...}", "pictures")
-        scope: dict[str, Any] = {"lr": one, "pictures": two}
-        exec(torch_code, scope)
-        with torch.no_grad():
-            expected = scope["sr"].detach()
-        arrays = {f"{e}_sr": p.numpy() for e, p in two.items()}
-        scope = {"lr": one.numpy(), **arrays}
+        given = {"lr": one, "two_features": torch.rand(1, 5, 8, 10)}
+        given |= {f"{e}_sr": picture for e, picture in two.items()}
+        scope: dict[str, Any] = dict(given)
+        exec(blocks[0], scope)
+        expected = scope["sr"].detach()
+        scope = {key: value.numpy() for key, value in given.items()}
         exec(blocks[1], scope)
         actual = torch.from_numpy(scope["sr"])
-        clamped = actual if name == "fusion" else actual.clamp(0, 1)  # spandrel clamps
+        clamped = actual.clamp(0, 1) if name == "student" else actual  # spandrel clamps
         assert torch.allclose(clamped, expected, atol=1e-4)
 
 
@@ -383,7 +404,7 @@ def test_other_images_or_another_scale_are_not_compared(world: World) -> None:
 
 
 def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> None:
-    base = world.recipe.model_dump(mode="json")
+    base = world.recipe.model_dump(mode="json", exclude_unset=True)
     base["datasets"]["secret"] = {"source": {"kind": "folder", "path": "z"}, "licence": "NC"}
     base["models"]["fusion"] |= {"datasets": ["secret"], "licence": "GPL-3.0"}
     base["models"]["student"]["datasets"] = base["models"]["alone"]["datasets"] = ["photos"]

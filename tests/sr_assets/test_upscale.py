@@ -249,6 +249,7 @@ def fusion_in(tmp_path: Path) -> tuple[Path, dict[str, nn.Module], GateFusion]:
         tmp_path / "fusion.safetensors",
         gate,
         kind="gate",
+        architecture="GateFusion",
         experts=list(experts),
         expert_weights=digests,
         args={"width": 4, "depth": 1},

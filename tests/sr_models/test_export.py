@@ -246,6 +246,8 @@ def test_window_networks_are_checked_at_padded_sizes(tmp_path: Path) -> None:
 class Baked(nn.Module):
     """Works at one size only."""
 
+    place: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("place", torch.rand(1, 3, 16, 24))

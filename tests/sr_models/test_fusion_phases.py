@@ -185,12 +185,14 @@ def test_excess_is_softmax_less_the_uniform_share() -> None:
     assert excess(torch.tensor([[[[1e4]], [[-1e4]]]])).flatten().tolist() == [0.5, -0.5]
 
 
-@pytest.mark.parametrize("h, w", [(1, 1), (5, 8), (7, 9)])
-def test_halving_keeps_the_mean_of_what_is_flat_and_rounds_sizes_up(h: int, w: int) -> None:
-    half = halved(torch.full((1, 2, h, w), 0.3))
-    assert half.shape == (1, 2, -(-h // 2), -(-w // 2))
-    assert torch.allclose(half, torch.full_like(half, 0.3))
-    assert resized(half, random(1, 1, h, w)).shape == (1, 2, h, w)
+@pytest.mark.parametrize("h, w", [(1, 1), (5, 8), (7, 9), (6, 4)])
+def test_halving_rounds_sizes_up_and_repeats_the_last_line(h: int, w: int) -> None:
+    x = random(1, 2, h, w)
+    half = halved(x, even=False)
+    wanted = nn.functional.avg_pool2d(nn.functional.pad(x, (0, w % 2, 0, h % 2), "replicate"), 2)
+    assert torch.equal(half, wanted)
+    assert h % 2 or w % 2 or torch.equal(half, halved(x, even=True))
+    assert resized(half, x).shape == x.shape
 
 
 @pytest.mark.parametrize("scale", [1, 2, 3, 4, 6, 8])
