@@ -151,14 +151,15 @@ def upscale_picture(
     """
     import torch
 
-    from sr_models.inference.tiles import count_tiles, upscale_tiled
+    from sr_models.inference.tiles import spans, upscale_tiled
     from sr_models.metrics.images import to_uint8
 
     height, width = lr.shape[:2]
     scale = upscaler.scale
     # Tiles too small for the network's windows lie anywhere: a little less exact, but they fit.
     grid = upscaler.grid if upscaler.grid <= tile - 2 * halo else 1
-    share = height * width * scale**2 / count_tiles(height, width, tile, halo, grid)
+    tiles = len(spans(height, tile, halo, grid)) * len(spans(width, tile, halo, grid))
+    share = height * width * scale**2 / tiles
     planes = torch.from_numpy(np.ascontiguousarray(lr.transpose(2, 0, 1)))[None]
 
     def forward(piece: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ def fusion_trainee(
 
 
 def describe(network: nn.Module) -> str:
-    """Trainable parameters of each phase, in one line, such as `parameters of phases 2 frequency 432, ...`."""
+    """Trainable parameters of each phase, in one line."""
     from sr_models.fusion.network import FusionNetwork
 
     assert isinstance(network, FusionNetwork)

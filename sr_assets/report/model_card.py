@@ -97,10 +97,12 @@ def _arguments(args: Mapping[str, Any]) -> str:
 
 def _features(description: Mapping[str, Any]) -> str:
     """Channels and module of the features of each expert that has some; empty without any."""
-    taps = description.get("taps", {})
+    taps, features = description.get("taps", {}), description["args"].get("features") or {}
     return ", ".join(
-        f"{channels} channels of {expert}" + (f" ({taps[expert]})" if expert in taps else "")
-        for expert, channels in (description["args"].get("features") or {}).items()
+        f"{features[expert]} channels of {expert}"
+        + (f" ({taps[expert]})" if expert in taps else "")
+        for expert in description["experts"]
+        if expert in features
     )
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from fusion_project import fusion_recipe
 from tiny_project import Project, make_sources, tiny_recipe
 
 
@@ -34,6 +35,20 @@ def built(shared_folder: Path, sources: Path) -> Project:
         (folder / "built.log").write_text(project.srd("build").stdout)
 
     return Project(_once(shared_folder / "tiny", build))
+
+
+@pytest.fixture(scope="session")
+def fused(shared_folder: Path, sources: Path) -> Project:
+    """The project with full fusions, built by `srd build` from nothing; no test changes it."""
+
+    def build(folder: Path) -> None:
+        folder.mkdir()
+        project = Project(folder)
+        project.write_recipe(fusion_recipe(sources))
+        done = project.srd("build", "model/*/checkpoint", "model/*/release")
+        (folder / "built.log").write_text(done.stderr)
+
+    return Project(_once(shared_folder / "fused", build))
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ TRAIN = {
     "steps": 40, "batch": 4, "crop": 12, "learning_rate": 2e-3, "warmup": 5, "ema": 0.9,
     "validate_every": 20, "checkpoint_every": 20, "log_every": 10,
 }  # fmt: skip
-PLAIN_CROPS = {"augment": {"flips": False, "rotations": False}}
+#: Whole patches as they are: what an expert makes live of one is what its cache holds.
+PLAIN_CROPS = {"crop": 16, "augment": {"flips": False, "rotations": False}}
 STAGED = {
     **{k: v for k, v in TRAIN.items() if k != "steps"},
     "epochs": 3, "batch": 16, "warmup": 1, "validate_every": 1, "milestones": [2],

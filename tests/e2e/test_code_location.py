@@ -15,10 +15,8 @@ HEAVY = (
     "torch", "torchvision", "spandrel", "accelerate", "onnx", "onnxruntime", "skimage",
     "huggingface_hub", "tensorboard",
 )  # fmt: skip
-DEMO_EXPERTS, DEMO_MODELS = (
-    ("hat", "drct", "grl", "edsr"),
-    ("gate", "fusion", "student", "student_alone"),
-)
+DEMO_EXPERTS = ("hat", "drct", "grl", "edsr")
+DEMO_MODELS = ("gate", "fusion", "student", "student_alone")
 
 
 def test_the_demo_shows_these_assets() -> None:
@@ -30,7 +28,8 @@ def test_the_demo_shows_these_assets() -> None:
         *("bronze/images", "silver/patches", "gold/pairs"),
         *(f"expert/{e}/{w}" for e in DEMO_EXPERTS for w in ("weights", "cache", "evaluation")),
         *(f"model/{m}/{w}" for m in DEMO_MODELS for w in ("checkpoint", "evaluation", "export")),
-        *("model/fusion/cache", "model/fusion/release", "model/student/release"),
+        "model/fusion/cache",
+        *(f"model/{m}/release" for m in ("gate", "fusion", "student")),
         *("evaluation/baselines", "evaluation/leaderboard"),
     }
     assert all(node.description and node.group_name for node in _nodes(definitions))

@@ -22,6 +22,7 @@ from sr_assets.evaluation.results import ImageScore, Results, side_by_side
 from sr_assets.recipe.models import Recipe
 
 NETWORK = {"architecture": "Compact", "args": {"num_feat": 8}}
+IN_EPOCHS = {"steps": None, "epochs": 4, "warmup": 1, "validate_every": 1}
 
 
 def score(
@@ -49,7 +50,8 @@ def recipe(**control_train: Any) -> Recipe:
     folder = {"source": {"kind": "folder", "path": "photos"}}
     weights = {"source": {"kind": "file", "path": "w.pth"}}
     train = {"steps": 100, "batch": 4, "accumulate": 2, "crop": 16}
-    control = {"kind": "plain", "network": NETWORK, "train": {**train, **control_train}}
+    changed = {k: v for k, v in {**train, **control_train}.items() if v is not None}
+    control = {"kind": "plain", "network": NETWORK, "train": changed}
     student = {"kind": "student", "network": NETWORK, "teacher": "blend", "train": train}
     return Recipe.model_validate(
         {
@@ -165,6 +167,8 @@ def test_student_is_held_to_its_control() -> None:
         ("fast", {"ema": 0}, "train.ema"),
         ("fast", {"precision": "bf16"}, "train.precision"),
         ("fast", {"select": "last"}, "train.select"),
+        ("fast", {"optimizer": "adam"}, "train.optimizer adam"),
+        ("fast", IN_EPOCHS, "length in epochs, the student in steps: give `models.alone.train.ste"),
     ],
 )
 def test_an_unfair_control_fails_with_its_reason(name: str, train: dict, reason: str) -> None:
@@ -173,8 +177,23 @@ def test_an_unfair_control_fails_with_its_reason(name: str, train: dict, reason:
     assert reason in outcomes["teacher_helped"].reason
 
 
+@pytest.mark.parametrize(("epochs", "fair"), [(3, False), (4, True), (5, True)])
+def test_lengths_in_epochs_are_compared_as_such(epochs: int, fair: bool) -> None:
+    found = recipe(**IN_EPOCHS)
+    control, student = found.models["alone"], found.models["fast"]
+    other = control.train.model_copy(update={"epochs": epochs, "batch": 1})
+    models = {
+        "alone": control.model_copy(update={"train": other}),
+        "fast": student.model_copy(update={"train": control.train}),
+    }
+    found = found.model_copy(update={"models": {**found.models, **models}})
+    said = {o.name: o for o in quality_checks(found, "fast", RESULTS)}["teacher_helped"]
+    assert said.passed is fair
+    assert fair or "saw 3 epochs, the student 4: raise `models.alone.train.epochs`" in said.reason
+
+
 def test_a_control_of_larger_budget_is_fair() -> None:
-    larger = recipe(steps=200, seed=7, keep_best=3)
+    larger = recipe(steps=200, seed=7, keep_best=3, compile=True)
     outcomes = {o.name: o for o in quality_checks(larger, "fast", RESULTS)}
     assert outcomes["teacher_helped"].passed
 

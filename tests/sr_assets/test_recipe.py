@@ -46,7 +46,7 @@ def test_minimal_recipe_has_the_documented_defaults(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_shipped_recipes_load(name: str) -> None:
-    assert load_recipe(name).name == name
+    assert load_recipe(name).name == name.replace("-", "_")  # a name has no hyphen
 
 
 def test_unknown_field_names_it_the_nearest_and_the_line(tmp_path: Path) -> None:
@@ -129,12 +129,31 @@ def test_a_model_may_train_on_an_added_dataset(tmp_path: Path) -> None:
     assert source.kind == "folder" and source.path == str(tmp_path / "pictures")
 
 
+def test_a_dataset_is_added_to_a_recipe_whose_fields_exclude_others(tmp_path: Path) -> None:
+    """`epochs` stands instead of `steps`, `stages` instead of `loss`, a default warm-up is long."""
+    recipe = load_recipe(
+        write(
+            tmp_path,
+            MINIMAL + f"root: {tmp_path}\nmodels:\n"
+            "  s: {kind: plain, network: {architecture: SPAN}, train: {steps: 10}}\n"
+            "  t:\n    kind: plain\n    network: {architecture: SPAN}\n    train:\n"
+            "      {epochs: 2, warmup: 0, validate_every: 1, stages: [{loss: {l2: 1}}]}\n",
+        )
+    )
+    register(recipe, "holiday", str(tmp_path), benchmark=False)
+    register(recipe, "beach", str(tmp_path), benchmark=True)
+    again = load_recipe(tmp_path / "recipe.yaml")
+    assert "holiday" in again.datasets and "beach" in again.benchmarks
+
+
 def test_missing_file_lists_the_shipped_recipes(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="championship"):
         load_recipe(tmp_path / "none.yaml")
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     field=st.text(string.ascii_lowercase, min_size=1, max_size=12),
     depth=st.sampled_from(["", "gold", "compute"]),

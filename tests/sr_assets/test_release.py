@@ -311,14 +311,8 @@ def test_the_card_shows_controls_licences_and_how_to_load(world: World) -> None:
 def test_code_in_the_cards_runs(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    world.recipe = recipe()
-    models = {
-        n: world.recipe.models[n].model_dump(exclude_unset=True) for n in ("student", "alone")
-    }
-    models |= {
-        "fusion": {"kind": "gate", "train": TRAIN},
-        "deep": {"kind": "fusion", "train": TRAIN},
-    }
+    models = recipe().model_dump(exclude_unset=True)["models"]
+    models["deep"] = {"kind": "fusion", "train": TRAIN}
     world.recipe = recipe(models=models)
     world.checkpoint("deep")
     world.scores(**GOOD, deep=29.4)
