@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sr_assets.assets.experts import load_weights, tap
-from sr_assets.assets.training import Trainee, train_model
+from sr_assets.assets.training import Trainee, against_hr, train_model
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.recipe.models import FusionModel, Recipe
 from sr_assets.stores.expert_cache import CacheReader
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from sr_models.experts.loading import Expert
-    from sr_models.losses.registry import LossTerms
 
 Batch = dict[str, "Tensor"]
 
@@ -96,11 +95,6 @@ def fusion_trainee(
         sr = pictures(batch)
         return network(batch["lr"], sr, {name: batch[f"features/{name}"] for name in features})
 
-    def losses(
-        terms: LossTerms, output: Tensor, batch: Batch, weights: Mapping[str, float]
-    ) -> dict[str, Tensor]:
-        return terms(output, batch["hr"], weights, "hr/")
-
     def rivals(batch: Batch) -> dict[str, Tensor]:
         from sr_models.fusion.experts import expert_mean
 
@@ -112,7 +106,7 @@ def fusion_trainee(
         args=args,
         build=build,
         forward=forward,
-        losses=losses,
+        losses=against_hr,
         rivals=rivals,
         caches={},
         experts=experts,

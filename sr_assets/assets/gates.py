@@ -5,16 +5,13 @@ The network is `sr_models/fusion/gate.py`; the run around it is `training.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from sr_assets.assets.training import Trainee
+from sr_assets.assets.training import Trainee, against_hr
 from sr_assets.recipe.models import GateModel, Recipe
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-    from sr_models.losses.registry import LossTerms
 
 
 def gate_trainee(recipe: Recipe, name: str, model: GateModel) -> Trainee:
@@ -33,11 +30,6 @@ def gate_trainee(recipe: Recipe, name: str, model: GateModel) -> Trainee:
     def forward(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         return network(batch["lr"], pictures(batch))
 
-    def losses(
-        terms: LossTerms, output: Tensor, batch: dict[str, Tensor], weights: Mapping[str, float]
-    ) -> dict[str, Tensor]:
-        return terms(output, batch["hr"], weights, "hr/")
-
     def rivals(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         from sr_models.fusion.experts import expert_mean
 
@@ -49,7 +41,7 @@ def gate_trainee(recipe: Recipe, name: str, model: GateModel) -> Trainee:
         args=args,
         build=build,
         forward=forward,
-        losses=losses,
+        losses=against_hr,
         rivals=rivals,
         caches={name: f"expert/{name}/cache" for name in experts},
         experts=experts,

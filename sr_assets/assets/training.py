@@ -61,6 +61,13 @@ class Trainee:
     """One line about the network for the log."""
 
 
+def against_hr(
+    terms: LossTerms, output: Tensor, batch: dict[str, Tensor], weights: Mapping[str, float]
+) -> dict[str, Tensor]:
+    """The losses of a model that learns from HR alone."""
+    return terms(output, batch["hr"], weights, "hr/")
+
+
 def train_model(context: StageContext, name: str, model: Model, trainee: Trainee) -> dict[str, Any]:
     """Trains one model and writes what it is and how it came about.
 

@@ -110,11 +110,6 @@ def upscale_whole(
     return upscale_tiled(forward, lr, scale, tile, halo, grid=grid), cut
 
 
-def count_tiles(height: int, width: int, tile: int = 256, halo: int = 16) -> int:
-    """How many tiles `upscale_tiled` runs for an LR image of this size."""
-    return len(spans(height, tile, halo)) * len(spans(width, tile, halo))
-
-
 def spans(size: int, tile: int, halo: int, grid: int = 1) -> list[tuple[int, int, int]]:
     """Cuts one axis: (start of the tile, first pixel kept, first pixel no longer kept) of each.
 

@@ -76,12 +76,15 @@ def test_upscale_makes_the_picture_of_the_evaluation(
     image = results["images"][0]
     lr = downscale_uint8(np.asarray(Image.open(sources / "bench" / image["name"])), SCALE)
     Image.fromarray(lr).save(tmp_path / "lr.png")
-    upscale_files(model, tmp_path / "lr.png", tmp_path / "sr.png", root=fused.root, device="cpu")
+    weights = folder_of(fused, f"model/{model}/export") / f"{model}_x{SCALE}.safetensors"
+    upscale_files(
+        str(weights), tmp_path / "lr.png", tmp_path / "sr.png", root=fused.root, device="cpu"
+    )
     found = np.asarray(Image.open(tmp_path / "sr.png")).astype(int)
     expected = np.asarray(Image.open(evaluation / image["picture"])).astype(int)
     assert found.shape == expected.shape
-    assert abs(found - expected).max() <= 1  # kept pictures and features are fp16
-    assert (found == expected).mean() > 0.99
+    assert abs(found - expected).max() <= 1  # kept features are int8
+    assert (found == expected).mean() > 0.95
 
 
 def test_a_subset_in_another_order_is_fused_by_name(fused: Project) -> None:
@@ -140,7 +143,11 @@ def test_every_phase_can_be_switched_off(copied: Project) -> None:
 def test_fine_tuning_starts_from_a_release(copied: Project) -> None:
     recipe = copied.recipe()
     released = copied.root / "registry" / "full" / "1" / f"full_x{SCALE}.safetensors"
-    train = {**TRAIN, "steps": 1, "learning_rate": 1e-9, "warmup": 0, "start_from": str(released)}
+    train = {
+        **TRAIN,
+        **{"steps": 1, "learning_rate": 1e-9, "min_learning_rate": 0, "warmup": 0},
+        "start_from": str(released),
+    }
     recipe["models"] |= {
         "tuned": fusion(train),
         "other": fusion({**train, "seed": 1}, guidance_width=24),
@@ -158,7 +165,7 @@ def test_features_that_a_cache_lacks_are_made_when_they_are_asked_for(copied: Pr
     recipe["experts"]["bare"]["features"] = "body.0"
     copied.write_recipe(recipe)
     why = copied.to_make("model/full/checkpoint")
-    assert why["expert/bare/cache[photos]"] == "recipe experts.bare.features False -> 'body.0'"
+    assert why["expert/bare/cache[photos]"] == "recipe experts.bare.features False -> body.0"
     assert {name for name in why if "/cache" in name} == {"expert/bare/cache[photos]"}
 
     recipe["experts"]["bare"]["features"] = "nonsense"
