@@ -348,8 +348,8 @@ def test_times_in_epochs_and_stages_of_losses(outputs: Outputs) -> None:
     assert {name for name in files if name.startswith("checkpoints/")} == kept
     assert not any(files[name]["content"] for name in kept)
     assert [text for text in said if "loss stage" in text] == [
-        "loss stage 1 of 2 (from step 0): l1 1",
-        "loss stage 2 of 2 (from step 8): l1 0.5, l2 0.5",
+        "plain: loss stage 1 of 2 (from step 0): l1 1",
+        "plain: loss stage 2 of 2 (from step 8): l1 0.5, l2 0.5",
     ]
     drawn = [point["step"] for point in points if "train/hr/l2" in point]
     assert min(drawn) == 9 and "train/psnr_y" in points[-1] and "train/loss" in points[-1]
