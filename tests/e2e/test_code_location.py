@@ -28,7 +28,7 @@ def test_the_demo_shows_these_assets() -> None:
         *("bronze/images", "silver/patches", "gold/pairs"),
         *(f"expert/{e}/{w}" for e in DEMO_EXPERTS for w in ("weights", "cache", "evaluation")),
         *(f"model/{m}/{w}" for m in DEMO_MODELS for w in ("checkpoint", "evaluation", "export")),
-        *(f"model/{m}/cache" for m in ("gate", "fusion")),
+        "model/gate/cache",
         *(f"model/{m}/release" for m in ("gate", "fusion", "student")),
         *("evaluation/baselines", "evaluation/leaderboard"),
     }
