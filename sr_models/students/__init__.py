@@ -1,0 +1,1 @@
+"""Fast networks that people deploy, a file a family; each needs torch alone."""
