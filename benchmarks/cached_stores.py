@@ -17,7 +17,8 @@ from upath import UPath
 from sr_assets.assets.experts import SHIPPED
 from sr_assets.pictures import decode_rgb
 from sr_assets.recipe.loading import load_recipe
-from sr_assets.recipe.models import BuiltinWeights, PlainModel
+from sr_assets.recipe.models import BuiltinWeights
+from sr_assets.recipe.networks import PlainModel
 from sr_assets.sources import find
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.expert_cache import SR_STEP, CacheReader, CacheWriter

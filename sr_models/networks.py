@@ -1,4 +1,4 @@
-"""Networks by name: spandrel's own classes and our EDSR, built to be told again from their weights.
+"""Networks by name: ours, spandrel's own and EDSR, built to be told again from their weights.
 
 Reading weights files belongs to `experts/loading.py`, and our own students have their own modules.
 """
@@ -15,23 +15,27 @@ import torch
 from spandrel import MAIN_REGISTRY, UnsupportedModelError
 from torch import nn
 
-from sr_models.experts import edsr
+from sr_models import plugin
+from sr_models.registry import get_architecture, modules, unknown
 
 #: Architecture name -> module of its class; the class is named like the architecture.
+#:
+#: Of spandrel's, every network that enlarges RGB at a chosen scale by calling it with the picture.
+#: Left out are AuraSR (x4 alone, a generator fed with noise), IPT (one fixed patch size, and a
+#: forward pass for one patch on a 0..255 range), MMRealSR (gives its degradation beside the
+#: picture), RealPLKSR (ours is), and what restores without enlarging, SAFMNBCIE and SCUNet among
+#: them.
 _MODULES = {
     "EDSR": "sr_models.experts.edsr",
-    "RealPLKSR": "spandrel.architectures.PLKSR",
     **{
         name: f"spandrel.architectures.{name}"
         for name in (
-            "ATD", "CRAFT", "Compact", "DAT", "DCTLSA", "DITN", "DRCT", "FDAT", "GRL", "HAT",
-            "MoSR", "OmniSR", "PLKSR", "RCAN", "RGT", "SAFMN", "SPAN", "SeemoRe", "SwiftSRGAN",
-            "SwinIR",
+            "ATD", "CRAFT", "Compact", "DAT", "DCTLSA", "DITN", "DRCT", "ESRGAN", "FDAT", "GRL",
+            "HAT", "MoESR", "MoSR", "OmniSR", "PLKSR", "RCAN", "RGT", "RealCUGAN", "SAFMN", "SPAN",
+            "SeemoRe", "Swin2SR", "SwiftSRGAN", "SwinIR",
         )
     },
 }  # fmt: skip
-
-ARCHITECTURES = tuple(sorted(_MODULES))
 
 _SCALE_NAMES = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_factor")
 _CHANNEL_NAMES = (
@@ -42,21 +46,40 @@ _CHANNEL_NAMES = (
 #: What spandrel takes for granted when it loads, where the class's own default is another.
 _LOADED_AS: dict[str, dict[str, Any]] = {"GRL": {"stripe_shift": True}}
 
-#: Hyper-parameters that change neither the function nor the state dict of a network in eval mode.
+#: RealCUGAN is another network at each scale.
+_CUGAN = {2: "UpCunet2x", 3: "UpCunet3x", 4: "UpCunet4x"}
+
+#: Hyper-parameters that change neither the function of given weights in eval mode nor their names.
 _HARMLESS = frozenset(
     ("drop_rate", "attn_drop_rate", "drop_path_rate", "drop_path", "dropout", "dropout_rate",
-     "use_checkpoint", "use_chk", "fairscale_checkpoint", "offload_to_cpu", "img_size", "bias")
+     "use_checkpoint", "use_checkpointing", "use_chk", "fairscale_checkpoint", "offload_to_cpu",
+     "attention_mode", "export_safe", "drop", "img_size", "bias",
+     "detail_gain")  # the start of what is learnt
 )  # fmt: skip
+
+#: Class -> module whose output is the last feature map of LR size, of spandrel's networks that do
+#: not call it `conv_after_body`; an index from the end as Python counts it.
+_FEATURES = {
+    "DCTLSA": "LR_conv", "FDAT": "conv_after", "Generator": "convblock", "MoESR": "blocks",
+    "MoSR": "gblocks", "OmniSR": "output", "PLKSR": "feats.-2", "RCAN": "body",
+    "RRDBNet": "model.1", "SAFMN": "feats", "SPAN": "conv_cat", "SRVGGNetCompact": "body.-2",
+    "SeemoRe": "conv_2",
+}  # fmt: skip
+
+
+def architectures() -> tuple[str, ...]:
+    """All names that `build_network` takes: ours, lower-case, then spandrel's and EDSR."""
+    return (*modules("architecture"), *sorted(_MODULES))
 
 
 def build_network(architecture: str, scale: int, args: Mapping[str, Any]) -> nn.Module:
     """A new network with random weights: float [B,3,h,w] in [0,1] to [B,3,h·scale,w·scale].
 
-    From its bare `state_dict()`, `spandrel.ModelLoader` (after `sr_models.experts.edsr.register()`)
-    makes the very same function; arguments for which that is not so are refused.
+    From its bare `state_dict()`, `spandrel.ModelLoader` (after `sr_models.register()`) makes the
+    very same function; arguments for which that is not so are refused.
 
     Args:
-        architecture: one of `ARCHITECTURES`.
+        architecture: one of `architectures()`; the names of ours in any case.
         scale: upscaling factor; goes to the constructor under its own name for it.
         args: further arguments of the constructor. Channels are 3 in and out when left out.
 
@@ -67,18 +90,16 @@ def build_network(architecture: str, scale: int, args: Mapping[str, Any]) -> nn.
     >>> describe(build_network("Compact", 4, {"num_feat": 16, "num_conv": 2}))
     12163
     """
-    if architecture not in _MODULES:
-        raise ValueError(
-            f"architecture {architecture!r} is not known{_nearest(architecture, ARCHITECTURES)}: "
-            f"choose one of {', '.join(ARCHITECTURES)}"
-        )
-    cls = getattr(importlib.import_module(_MODULES[architecture]), architecture)
-    module = cls(**_arguments(architecture, cls, scale, dict(args)))
+    if architecture.lower() in modules("architecture"):
+        build, told = get_architecture(architecture), scale
+    else:
+        build, told = _class(architecture, scale), _loaded_scale(architecture, scale, args)
+    module = build(**_arguments(architecture, told, dict(args)))
     if architecture == "GRL":
         # spandrel reads window, stripe and anchor sizes from these; GRL itself does not store them.
         for name in ("table_w", "table_sh", "index_sh_a2w"):
             module.register_buffer(name, getattr(module, name), persistent=True)
-    _check_told_again(architecture, module)
+    _check_told_again(architecture, module, scale)
     return module
 
 
@@ -87,16 +108,53 @@ def describe(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
+def feature_module_of(network: nn.Module) -> str | None:
+    """Path of the module whose output is the last LR-size features [B,C,h,w], where one is known.
+
+    Ours say it themselves (`feature_module`); spandrel's are listed here.
+    """
+    path = getattr(network, "feature_module", None) or _FEATURES.get(type(network).__name__)
+    if path is None:
+        return "conv_after_body" if hasattr(network, "conv_after_body") else None
+    child, _, index = path.partition(".-")
+    return f"{child}.{len(getattr(network, child)) - int(index)}" if index else str(path)
+
+
 def constructor_arguments(architecture: str) -> dict[str, Any]:
-    """Name -> default (`inspect.Parameter.empty` where it is required) of a constructor."""
-    cls = getattr(importlib.import_module(_MODULES[architecture]), architecture)
+    """Name -> default (`inspect.Parameter.empty` where it is required) of a constructor.
+
+    Of a preset of ours, its class's: what is given goes before the preset.
+
+    Raises:
+        ValueError: unknown architecture.
+    """
+    cls: Any
+    if architecture.lower() in modules("architecture"):
+        cls = plugin.class_of(architecture)
+    else:
+        cls = _class(architecture, 4)
     parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
     return {p.name: p.default for p in parameters}
 
 
-def _arguments(
-    architecture: str, cls: type[nn.Module], scale: int, args: dict[str, Any]
-) -> dict[str, Any]:
+def _class(architecture: str, scale: int) -> Any:
+    if architecture not in _MODULES:
+        raise unknown("architecture", architecture, list(architectures()))
+    name = architecture
+    if architecture == "RealCUGAN":
+        if scale not in _CUGAN:
+            raise ValueError(f"RealCUGAN: scale {scale} is not one of {tuple(_CUGAN)}")
+        name = _CUGAN[scale]
+    return getattr(importlib.import_module(_MODULES[architecture]), name)
+
+
+def _loaded_scale(architecture: str, scale: int, args: Mapping[str, Any]) -> int:
+    """What the constructor calls its scale: ESRGAN counts it from the unshuffled picture."""
+    factor = args.get("shuffle_factor") if architecture == "ESRGAN" else None
+    return scale * (factor or 1)
+
+
+def _arguments(architecture: str, scale: int, args: dict[str, Any]) -> dict[str, Any]:
     known = constructor_arguments(architecture)
     for name in args:
         if name not in known:
@@ -104,15 +162,20 @@ def _arguments(
                 f"{architecture} has no argument {name!r}{_nearest(name, known)}: it takes "
                 f"{', '.join(known)}"
             )
-    scale_name = next(name for name in _SCALE_NAMES if name in known)
-    if args.get(scale_name, scale) != scale:
-        raise ValueError(f"{architecture}: {scale_name} {args[scale_name]} but scale is {scale}")
     filled: dict[str, Any] = {name: 3 for name in _CHANNEL_NAMES if name in known}
     if known.get("upsampler", None) == "":  # the class's default does not enlarge at all
         filled["upsampler"] = "pixelshuffle"
+    if args.get("shuffle_factor"):
+        filled["in_nc"] = 3 * args["shuffle_factor"] ** 2
     filled.update(_LOADED_AS.get(architecture, {}))
     filled.update(args)
-    filled[scale_name] = scale
+    scale_name = next((name for name in _SCALE_NAMES if name in known), None)
+    if scale_name is not None:
+        if args.get(scale_name, scale) != scale:
+            raise ValueError(
+                f"{architecture}: {scale_name} {args[scale_name]} but scale is {scale}"
+            )
+        filled[scale_name] = scale
     missing = [n for n, d in known.items() if d is inspect.Parameter.empty and n not in filled]
     if missing:
         raise ValueError(f"{architecture} needs {', '.join(missing)}: give them in `args`")
@@ -125,9 +188,9 @@ def _nearest(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {lower[near[0]]}?)" if near else ""
 
 
-def _check_told_again(architecture: str, module: nn.Module) -> None:
+def _check_told_again(architecture: str, module: nn.Module, scale: int) -> None:
     """Loads the weights as spandrel would and compares what it took the network for."""
-    edsr.register()
+    plugin.register()
     with torch.random.fork_rng(devices=[]):
         try:
             loaded = MAIN_REGISTRY.load(dict(module.state_dict()))
@@ -135,7 +198,7 @@ def _check_told_again(architecture: str, module: nn.Module) -> None:
             raise ValueError(
                 f"{architecture}: spandrel does not recognise weights of these `args`"
             ) from None
-        except (RuntimeError, ValueError, AssertionError, KeyError) as error:
+        except (RuntimeError, ValueError, AssertionError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{architecture}: spandrel cannot load weights of these `args` again: "
                 f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
@@ -145,6 +208,8 @@ def _check_told_again(architecture: str, module: nn.Module) -> None:
             f"{architecture}: spandrel takes weights of these `args` for "
             f"{type(loaded.model).__name__}"
         )
+    if loaded.scale != scale:
+        raise ValueError(f"{architecture}: these `args` enlarge by {loaded.scale}, not by {scale}")
     asked, told = _hyperparameters(module), _hyperparameters(loaded.model)
     wrong = [n for n in asked if n in told and asked[n] != told[n] and n not in _HARMLESS]
     if wrong:

@@ -11,7 +11,7 @@ import ast
 import difflib
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -82,6 +82,19 @@ def modules(kind: Kind) -> dict[str, str]:
                     )
                 found[name] = module
     return dict(sorted(found.items()))
+
+
+def modules_of(architecture: str, args: Mapping[str, Any]) -> tuple[str, ...]:
+    """Our modules that define a network: of its architecture and of what its arguments name.
+
+    Empty for a network that is not ours; nothing is imported.
+    """
+    own = modules("architecture").get(architecture.lower())
+    if own is None:
+        return ()
+    named = [value.lower() for value in args.values() if isinstance(value, str)]
+    parts = {**modules("block"), **modules("upsampler")}
+    return tuple(dict.fromkeys([own, *(parts[name] for name in named if name in parts)]))
 
 
 def unknown(kind: str, name: str, names: list[str]) -> ValueError:

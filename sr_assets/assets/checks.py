@@ -17,8 +17,8 @@ from sr_assets.evaluation.results import (
     compare_psnr,
     largest_absolute_offset,
 )
-from sr_assets.lineage.slices import slice_of
-from sr_assets.recipe.models import ModelBase, PlainModel, Recipe, StudentModel
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.networks import StudentModel
 
 #: Largest mean colour offset of a channel that passes, in grey levels.
 OFFSET_LIMIT = 0.5
@@ -88,14 +88,8 @@ def quality_checks(recipe: Recipe, name: str, results: Scores) -> list[CheckOutc
     if experts := recipe.experts_of(name):
         outcomes.append(beats_best_expert(own, {e: results.get(e, {}) for e in experts}))
     if isinstance(model, StudentModel):
-        control = None if model.control is None else recipe.models[model.control]
-        outcomes.append(
-            teacher_helped(
-                own,
-                results.get(model.control or "", {}),
-                unfair_control(recipe, model, control if isinstance(control, PlainModel) else None),
-            )
-        )
+        control = recipe.control_of(name)
+        outcomes.append(teacher_helped(own, None if control is None else results.get(control, {})))
     return outcomes
 
 
@@ -186,18 +180,17 @@ def beats_best_expert(
 
 
 def teacher_helped(
-    student: Mapping[str, Score], control: Mapping[str, Score], unfair: str | None
+    student: Mapping[str, Score], control: Mapping[str, Score] | None
 ) -> CheckOutcome:
     """The student's mean PSNR-Y over the benchmarks is above that of its control.
 
     Args:
         student: benchmark -> mean score.
-        control: the same for the same network without a teacher.
-        unfair: why the comparison proves nothing (see `unfair_control`), or None.
+        control: the same for the same network without a teacher; None where none is trained.
     """
     name = "teacher_helped"
-    if unfair is not None:
-        return CheckOutcome(name, False, unfair)
+    if control is None:
+        return CheckOutcome(name, False, "no control: set its `control` to true")
     if not student or any(b not in control for b in student):
         return CheckOutcome(name, False, _NOT_MEASURED)
     own, without = _means(student, control)
@@ -207,47 +200,6 @@ def teacher_helped(
         f"{own - without:+.3f} dB against the same network without a teacher ({without:.2f} dB)",
         {"psnr_y": own, "control": without, "gain": own - without},
     )
-
-
-def unfair_control(recipe: Recipe, student: StudentModel, control: PlainModel | None) -> str | None:
-    """Why a control proves nothing about the teacher; None when it does.
-
-    The control must have seen at least as many crops, at least as large, of the same datasets, and
-    have been trained in the same way otherwise. A run in steps saw steps x batch x accumulate
-    crops, one in epochs all samples of its datasets in each; the two cannot be compared.
-    """
-    if control is None:
-        return "no control: name a plain model with the same network in `control`"
-    if _datasets(recipe, control) != _datasets(recipe, student):
-        return (
-            f"control {student.control} saw other datasets: "
-            f"give `models.{student.control}.datasets` the student's"
-        )
-    theirs_in, ours_in = _unit(control), _unit(student)
-    if theirs_in != ours_in:
-        return (
-            f"control {student.control} has its length in {theirs_in}, the student in {ours_in}: "
-            f"give `models.{student.control}.train.{ours_in}`"
-        )
-    seen, wanted, counted = _seen(control), _seen(student), _COUNTED[ours_in]
-    if seen < wanted:
-        return (
-            f"control {student.control} saw {seen:,} {counted}, the student {wanted:,}: "
-            f"raise `models.{student.control}.train.{ours_in}`"
-        )
-    if control.train.crop < student.train.crop:
-        return (
-            f"control {student.control} saw crops of {control.train.crop} px, the student of "
-            f"{student.train.crop}: raise `models.{student.control}.train.crop`"
-        )
-    ours, theirs = _way_of_training(student), _way_of_training(control)
-    for field_name, value in ours.items():
-        if theirs[field_name] != value:
-            return (
-                f"control {student.control} trained with {field_name} {theirs[field_name]}, the "
-                f"student with {value}: give `models.{student.control}.{field_name}` the student's"
-            )
-    return None
 
 
 _NOT_MEASURED = "not measured: add a benchmark to `benchmarks` and build its evaluations"
@@ -267,27 +219,3 @@ def _means(model: Mapping[str, Score], other: Mapping[str, Score]) -> tuple[floa
 
 def _least(benchmarks: list[str]) -> str:
     return "" if len(benchmarks) == 1 else f", the least of {len(benchmarks)} benchmarks"
-
-
-def _datasets(recipe: Recipe, model: ModelBase) -> set[str]:
-    return set(recipe.training_datasets(model.datasets))
-
-
-def _way_of_training(model: ModelBase) -> dict[str, Any]:
-    """Every setting of the training but its budget, its seed and how it is run."""
-    budget = ("steps", "epochs", "batch", "accumulate", "crop")
-    return slice_of(model.train, "train", without=(*budget, "seed", "compile"))
-
-
-#: What a run has seen more or less of, by the unit of its length.
-_COUNTED = {"steps": "crops", "epochs": "epochs"}
-
-
-def _unit(model: ModelBase) -> str:
-    return "steps" if model.train.epochs is None else "epochs"
-
-
-def _seen(model: ModelBase) -> int:
-    """Crops of a run in steps, passes over all samples of one in epochs."""
-    train = model.train
-    return train.epochs or train.steps * train.batch * train.accumulate

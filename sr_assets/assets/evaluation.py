@@ -1,4 +1,4 @@
-"""The stages that measure: every expert, every model, the controls, and their leaderboard.
+"""The stages that measure: quality and cost of experts and models, the controls, the leaderboard.
 
 Only names, inputs and recipe slices are here; what a stage does is in `sr_assets/evaluation/`. A
 recipe without benchmarks has none of these stages.
@@ -11,12 +11,15 @@ from functools import partial
 from typing import Any
 
 from sr_assets.evaluation.baselines import evaluate_baselines
+from sr_assets.evaluation.expert_cost import measure_expert_cost
 from sr_assets.evaluation.experts import evaluate_expert
 from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
+from sr_assets.evaluation.model_cost import measure_model_cost
 from sr_assets.evaluation.models import evaluate_model
-from sr_assets.lineage.slices import slice_of
+from sr_assets.lineage.slices import network_modules
 from sr_assets.lineage.stage import Ref, Stage
-from sr_assets.recipe.models import Recipe, StudentModel
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.networks import StudentModel
 from sr_assets.report.page import templates_digest
 
 BASELINES, LEADERBOARD = "evaluation/baselines", "evaluation/leaderboard"
@@ -24,7 +27,7 @@ _BRONZE = "bronze/images"
 
 
 def stages(recipe: Recipe) -> list[Stage]:
-    """Evaluations, controls and the leaderboard; nothing for a recipe without benchmarks.
+    """Evaluations, costs, controls and the leaderboard; nothing for a recipe without benchmarks.
 
     Raises:
         StageError: an expert or a model has a name that the report needs.
@@ -34,7 +37,9 @@ def stages(recipe: Recipe) -> list[Stage]:
     row_names(recipe)
     return [
         *(_expert(recipe, name) for name in recipe.experts),
+        *(_expert_cost(recipe, name) for name in recipe.experts),
         *(_model(recipe, name) for name in recipe.models),
+        *(_model_cost(recipe, name) for name in recipe.models),
         _baselines(recipe),
         _leaderboard(recipe),
     ]
@@ -73,11 +78,38 @@ def _model(recipe: Recipe, name: str) -> Stage:
         description=f"Model {name} measured on a benchmark, and its pictures.",
         group=f"model_{name}",
         run=partial(evaluate_model, name=name),
-        modules=("sr_assets.evaluation.models",),
+        modules=("sr_assets.evaluation.models", *network_modules(recipe.models[name])),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
         inputs=inputs,
         settings={"scale": recipe.scale},
+        pool="gpu",
+    )
+
+
+def _expert_cost(recipe: Recipe, name: str) -> Stage:
+    return Stage(
+        key=f"expert/{name}/cost",
+        description=f"Multiply-adds and seconds of expert {name} for a megapixel of output.",
+        group=f"expert_{name}",
+        run=partial(measure_expert_cost, name=name),
+        modules=("sr_assets.evaluation.expert_cost",),
+        kinds=frozenset({"pytorch"}),
+        inputs=lambda _: (Ref(f"expert/{name}/weights"),),
+        settings={f"experts.{name}.dtype": recipe.experts[name].dtype},
+        pool="gpu",
+    )
+
+
+def _model_cost(recipe: Recipe, name: str) -> Stage:
+    return Stage(
+        key=f"model/{name}/cost",
+        description=f"Multiply-adds and seconds of model {name} for a megapixel of output.",
+        group=f"model_{name}",
+        run=partial(measure_model_cost, name=name),
+        modules=("sr_assets.evaluation.model_cost", *network_modules(recipe.models[name])),
+        kinds=frozenset({"pytorch"}),
+        inputs=lambda _: (Ref(f"model/{name}/checkpoint"),),
         pool="gpu",
     )
 
@@ -111,6 +143,8 @@ def _baselines(recipe: Recipe) -> Stage:
 
 def _leaderboard(recipe: Recipe) -> Stage:
     def inputs(_: str | None) -> Iterable[Ref]:
+        yield from (Ref(f"expert/{name}/cost") for name in recipe.experts)
+        yield from (Ref(f"model/{name}/cost") for name in recipe.models)
         for benchmark in recipe.benchmarks:
             yield Ref(BASELINES, benchmark)
             yield from (Ref(f"expert/{name}/evaluation", benchmark) for name in recipe.experts)
@@ -138,7 +172,7 @@ def _leaderboard(recipe: Recipe) -> Stage:
 
 
 def _checked(recipe: Recipe) -> dict[str, Any]:
-    """What the checks read of every model: its kind, its controls and how they were trained."""
+    """What the checks read of every model: its kind, its experts and whether it has a control."""
     found: dict[str, Any] = {"models": list(recipe.models)}
     for name, model in recipe.models.items():
         found[f"models.{name}.kind"] = model.kind
@@ -146,9 +180,4 @@ def _checked(recipe: Recipe) -> dict[str, Any]:
             found[f"models.{name}.experts"] = list(experts)
         if isinstance(model, StudentModel):
             found[f"models.{name}.control"] = model.control
-            for judged in filter(None, (name, model.control)):
-                path, train = f"models.{judged}", recipe.models[judged].train
-                chosen = recipe.training_datasets(recipe.models[judged].datasets)
-                found[f"{path}.datasets"] = sorted(chosen)
-                found |= slice_of(train, f"{path}.train", without=("seed",))
     return found

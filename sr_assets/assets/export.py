@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_assets.assets.trained import load_model
+from sr_assets.lineage.slices import network_modules
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.storage import Output
@@ -54,7 +55,7 @@ def _stage(recipe: Recipe, name: str) -> Stage:
         description=f"{name} as safetensors and ONNX, checked against the trained network.",
         group=f"model_{name}",
         run=run,
-        modules=("sr_assets.assets.export",),
+        modules=("sr_assets.assets.export", *network_modules(model)),
         kinds=frozenset({"onnx"}),
         inputs=read,
         settings={
@@ -75,11 +76,12 @@ def onnx_name(model: str, scale: int) -> str:
 
 
 def _run(context: StageContext, name: str) -> dict[str, Any]:
+    from sr_models.export.fusing import fused_copy
     from sr_models.export.weights import digest_weights, merged_state, serialise_weights
 
     checkpoint = context.input(f"model/{name}/checkpoint")
     model = load_model(checkpoint)
-    state = merged_state(model.network)
+    state = merged_state(fused_copy(model.network))
     experts = {e: weights_digest(context.input(f"expert/{e}/weights")) for e in model.experts}
     description = {
         "model": name,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from sr_assets.assets.experts import load_weights, tap
 from sr_assets.assets.training import Trainee, against_hr, train_model
 from sr_assets.lineage.stage import StageContext, StageError
-from sr_assets.recipe.models import FusionModel, Recipe
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.networks import FusionModel
 from sr_assets.stores.expert_cache import CacheReader
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sr_assets.assets.training import Trainee, against_hr
-from sr_assets.recipe.models import GateModel, Recipe
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.networks import GateModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -13,17 +13,19 @@ from typing import Any
 from sr_assets.assets.fusions import fusion_caches, train_fusion
 from sr_assets.assets.gates import gate_trainee
 from sr_assets.assets.model_cache import cache_model
+from sr_assets.assets.students import student_caches, student_trainee
 from sr_assets.assets.training import train_model
 from sr_assets.assets.upscalers import upscaler_trainee
-from sr_assets.lineage.slices import slice_of
+from sr_assets.lineage.slices import network_modules, slice_of
 from sr_assets.lineage.stage import Ref, Stage
-from sr_assets.recipe.models import FusionModel, GateModel, Model, Recipe, StudentModel
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.networks import FusionModel, GateModel, Model, StudentModel
 from sr_assets.storage import hash_file
 
 
 def stages(recipe: Recipe) -> list[Stage]:
     """Checkpoints of all models of the recipe, and caches of those that a student learns from."""
-    teachers = {m.teacher for m in recipe.models.values() if isinstance(m, StudentModel)}
+    teachers = {teacher for name in recipe.models for teacher in recipe.teachers_of(name)}
     found = []
     for name, model in recipe.models.items():
         found.append(_checkpoint(recipe, name, model))
@@ -37,7 +39,7 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
     datasets = recipe.training_datasets(model.datasets)
     settings = {
         "scale": recipe.scale,
-        **slice_of(model, path, without=("licence", "control")),
+        **slice_of(model, path, without=("licence", "control", "teachers")),
         f"{path}.datasets": list(datasets),
     }
     experts = recipe.experts_of(name)
@@ -56,11 +58,17 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         trainee, module = gate_trainee(recipe, name, model), "sr_assets.assets.gates"
         caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
         what = f"Fusion of {', '.join(experts)}, trained from their caches."
+    elif isinstance(model, StudentModel):
+        trainee = student_trainee(recipe, name, model)
+        module, caches = "sr_assets.assets.students", student_caches(recipe, name)
+        run = partial(train_model, name=name, model=model, trainee=trainee)
+        teachers = recipe.teachers_of(name)
+        settings[f"{path}.teachers"] = list(teachers)
+        what = f"{model.network.architecture} taught by {', '.join(teachers)} and HR."
     else:
-        trainee, module = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers"
-        caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
-        what = f"{model.network.architecture} trained on LR and HR pairs"
-        what += f" and the pictures of {next(iter(caches))}." if caches else "."
+        trainee, module, caches = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers", {}
+        run = partial(train_model, name=name, model=model, trainee=trainee)
+        what = f"{model.network.architecture} trained on LR and HR pairs."
     if experts:
         settings[f"{path}.experts"] = list(experts)
 
@@ -79,7 +87,7 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         "that were enlarged one by one.",
         group=f"model_{name}",
         run=run,
-        modules=(module,),
+        modules=(module, *network_modules(model)),
         kinds=frozenset({"pytorch"}),
         inputs=inputs,
         settings=settings,
@@ -118,7 +126,7 @@ def _cache(recipe: Recipe, name: str, model: Model) -> Stage:
         description=f"What {name} makes of every LR of a dataset, for students to learn from.",
         group=f"model_{name}",
         run=partial(cache_model, name=name),
-        modules=("sr_assets.assets.model_cache",),
+        modules=("sr_assets.assets.model_cache", *network_modules(model)),
         kinds=frozenset({"pytorch", "zarr"}),
         partitions="dataset",
         inputs=inputs,

@@ -6,7 +6,7 @@ version is on disk is `stores/registry.py`; the checks themselves are `checks.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,9 +22,9 @@ from sr_assets.evaluation.results import (
     results_from_json,
     side_by_side,
 )
-from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext
-from sr_assets.recipe.models import PlainModel, Recipe, StudentModel
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.networks import PlainModel, StudentModel
 from sr_assets.report.model_card import CardFacts, render_card
 from sr_assets.storage import Output
 from sr_assets.stores.registry import CARD, FOLDER, publish, versions
@@ -75,15 +75,13 @@ def _check_names(recipe: Recipe, name: str) -> list[str]:
 
 def _evaluations(recipe: Recipe, name: str) -> dict[str, str]:
     """Row of the card -> asset that measured it: controls first, the model itself last."""
-    model = recipe.models[name]
     rows = {BICUBIC: "evaluation/baselines"}
     for expert in recipe.experts:
         rows[expert] = f"expert/{expert}/evaluation"
     if recipe.experts:
         rows |= dict.fromkeys((MEAN, CONVEX), "evaluation/baselines")
-    if isinstance(model, StudentModel):
-        for other in filter(None, (model.teacher, model.control)):
-            rows.setdefault(other, f"model/{other}/evaluation")
+    for other in filter(None, (*recipe.teachers_of(name), recipe.control_of(name))):
+        rows.setdefault(other, f"model/{other}/evaluation")
     rows[name] = f"model/{name}/evaluation"
     return rows
 
@@ -97,7 +95,7 @@ def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
         "benchmarks": list(recipe.benchmarks),
         "export.onnx": recipe.export.onnx,
         f"models.{name}.kind": model.kind,
-        "teachers": list(_chain(recipe, name))[1:],
+        "teachers": _chain(recipe, name)[1:],
         **{f"models.{m}.licence": recipe.models[m].licence for m in behind},
         **{f"datasets.{d}.licence": recipe.datasets[d].licence for d in datasets},
         **{f"experts.{e}.licence": expert.licence for e, expert in recipe.experts.items()},
@@ -105,12 +103,7 @@ def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
     if experts := recipe.experts_of(name):
         found[f"models.{name}.experts"] = list(experts)
     if isinstance(model, StudentModel):
-        found[f"models.{name}.teacher"] = model.teacher
         found[f"models.{name}.control"] = model.control
-        for judged in filter(None, (name, model.control)):
-            path, other = f"models.{judged}", recipe.models[judged]
-            found[f"{path}.datasets"] = sorted(recipe.training_datasets(other.datasets))
-            found |= slice_of(other.train, f"{path}.train", without=("seed",))
     return found
 
 
@@ -235,7 +228,7 @@ def _facts(
     checks: list[dict[str, Any]],
 ) -> CardFacts:
     recipe = context.recipe
-    teachers = list(_chain(recipe, name))[1:]
+    teachers = _chain(recipe, name)[1:]
     experts = _experts_behind(recipe, name)
     return CardFacts(
         description=description,
@@ -251,12 +244,13 @@ def _facts(
     )
 
 
-def _chain(recipe: Recipe, name: str) -> Iterator[str]:
-    """A model, its teacher, the teacher of that one, and so on; the last may be an expert."""
-    yield name
-    while isinstance(model := recipe.models.get(name), StudentModel):
-        name = model.teacher
-        yield name
+def _chain(recipe: Recipe, name: str) -> list[str]:
+    """A model, its teachers, theirs, and so on, each once; experts are teachers too."""
+    found = [name]
+    for each in found:
+        if each in recipe.models:
+            found += [t for t in recipe.teachers_of(each) if t not in found]
+    return found
 
 
 def _datasets_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
@@ -266,9 +260,14 @@ def _datasets_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
 
 
 def _experts_behind(recipe: Recipe, name: str) -> tuple[str, ...]:
-    """Experts whose pictures went into a model, directly or through its teachers."""
-    *_, last = _chain(recipe, name)
-    return recipe.experts_of(last) if last in recipe.models else (last,)
+    """Experts whose pictures or features went into a model, directly or through its teachers."""
+    found: list[str] = []
+    for each in _chain(recipe, name):
+        model = recipe.models.get(each)
+        found += [each] if model is None else recipe.experts_of(each)
+        if isinstance(model, StudentModel) and model.features:
+            found += model.features.experts
+    return tuple(dict.fromkeys(found))
 
 
 def _export_files(export: Output, report: Mapping[str, Any]) -> dict[str, bytes]:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from sr_assets.assets.training_plan import LossSchedule, loss_schedule, train_settings
 from sr_assets.assets.validation import validation_psnr
 from sr_assets.lineage.stage import Observe, StageContext, StageError
-from sr_assets.recipe.models import Model, StudentModel
+from sr_assets.recipe.networks import Model
 from sr_assets.stores.checkpoint import write_checkpoints, write_model
 from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.pairs import PairReader
@@ -87,6 +87,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
     import torch
 
     from sr_models.device import pick_device
+    from sr_models.export.fusing import fused_copy
     from sr_models.export.weights import running_parameters
     from sr_models.training.loop import NonFiniteLoss, Task, train
 
@@ -101,7 +102,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         settings = train_settings(model.train, len(samples), device)
     except ValueError as error:
         raise StageError(f"{path}.train: {error}") from error
-    parameters = running_parameters(network)
+    parameters = running_parameters(fused_copy(network))
     context.log(
         f"{name}: {parameters:,} parameters, {len(samples)} samples, "
         f"{settings.steps} steps on {device}"
@@ -162,7 +163,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         "scale": recipe.scale,
         "experts": list(trainee.experts),
         "taps": dict(trainee.taps),
-        "teacher": model.teacher if isinstance(model, StudentModel) else None,
+        "teachers": list(recipe.teachers_of(name)),
         "datasets": list(recipe.training_datasets(model.datasets)),
         "parameters": parameters,
         "steps": result.steps,

@@ -1,6 +1,7 @@
 """All rows side by side: the leaderboard, the models' checks, and the pictures of the report.
 
-Measuring is done before; the layout of the page is `report/page.py`.
+Measuring is done before; the layout of the page is `report/page.py`. Seconds were measured on some
+machine on some day: they, and the page that shows them, are not content.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from sr_assets.assets.checks import quality_checks, scores_of
 from sr_assets.evaluation.benchmark import encode_png, read_png
+from sr_assets.evaluation.cost import SECONDS, Cost, devices_of, read_cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
 from sr_assets.evaluation.results import (
     BICUBIC,
@@ -27,6 +29,7 @@ from sr_assets.evaluation.results import (
 )
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.recipe.models import Recipe
+from sr_assets.report.numbers import giga, three_figures
 from sr_assets.report.page import render_page
 from sr_assets.storage import Output
 
@@ -37,6 +40,9 @@ _BASELINES = "evaluation/baselines"
 def make_leaderboard(context: StageContext) -> dict[str, Any]:
     """Writes `leaderboard.json`, `report.html` and the pictures it shows; returns metadata.
 
+    Beside the content, `seconds.json` has row -> {"seconds" and "total_seconds" for one megapixel
+    of output, "devices"} of every row with a network.
+
     Raises:
         StageError: two rows were measured on different images of one benchmark.
     """
@@ -46,7 +52,8 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
         b: side_by_side({name: results for name, (results, _, _) in rows.items()})
         for b, rows in found.items()
     }
-    rows = [_row(recipe, name, found, scores_on) for name in row_names(recipe)]
+    costs = {name: _costs(context, name) for name in row_names(recipe)}
+    rows = [_row(name, found, scores_on, *costs[name]) for name in row_names(recipe)]
     leaderboard: dict[str, Any] = {"recipe": recipe.name, "scale": recipe.scale, "rows": rows}
     scores = scores_of(leaderboard)
     kinds = {row["name"]: row["kind"] for row in rows}
@@ -64,14 +71,16 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
         for benchmark, results in found.items():
             gallery[benchmark] = _gallery(context, benchmark, results, advance)
     context.output.write_json("leaderboard.json", leaderboard)
-    page = render_page(leaderboard, gallery)
-    context.output.write_bytes("report.html", page.encode())
+    speeds = {name: _speed(own, total) for name, (own, total) in costs.items() if total}
+    context.output.write_json(SECONDS, speeds, content=False)
+    page = render_page(leaderboard, gallery, speeds)
+    context.output.write_bytes("report.html", page.encode(), content=False)
     return {
         **_numbers(rows),
         "rows": len(rows),
         "images": total,
         "checks_failed": sum(not o["passed"] for c in leaderboard["checks"] for o in c["outcomes"]),
-        "table": {"md": _markdown(rows)},
+        "table": {"md": _markdown(rows, speeds)},
         "report": {"path": str(context.output.final / "report.html")},
     }
 
@@ -117,29 +126,48 @@ def _results(context: StageContext, benchmark: str) -> dict[str, tuple[Results, 
     return found
 
 
+def _costs(context: StageContext, name: str) -> tuple[Cost | None, Cost | None]:
+    """What a row costs by itself, and with the experts that it needs."""
+    recipe = context.recipe
+    experts: Sequence[str] = ()
+    own = None
+    if name in recipe.experts:
+        own = read_cost(context.input(f"expert/{name}/cost"))
+    elif name in recipe.models:
+        own = read_cost(context.input(f"model/{name}/cost"))
+        experts = recipe.experts_of(name)
+    elif name in (MEAN, CONVEX):
+        experts = tuple(recipe.experts)
+    needed = [read_cost(context.input(f"expert/{e}/cost")) for e in dict.fromkeys(experts)]
+    return own, total_cost([*filter(None, [own]), *needed])
+
+
 def _row(
-    recipe: Recipe,
     name: str,
     found: Mapping[str, Mapping[str, tuple[Results, Output, str]]],
     scores_on: Mapping[str, Mapping[str, Score]],
+    own: Cost | None,
+    total: Cost | None,
 ) -> dict[str, Any]:
-    """One row of `leaderboard.json`."""
+    """One row of `leaderboard.json`; its multiply-adds are for one megapixel of output."""
     results = [rows[name][0] for rows in found.values()]
-    first = next(iter(found.values()))
-    needed: Sequence[str] = ()
-    if name in recipe.models:
-        needed = recipe.experts_of(name)
-    elif name in (MEAN, CONVEX):
-        needed = tuple(recipe.experts)
-    own = results[0].parameters
-    total = sum((first[e][0].parameters or 0 for e in dict.fromkeys(needed)), own or 0)
     return {
         "name": name,
         "kind": results[0].kind,
         "note": "; ".join(dict.fromkeys(r.note for r in results if r.note)),
-        "parameters": own,
-        "total_parameters": total or None,
+        "parameters": own and own.parameters,
+        "total_parameters": total and total.parameters,
+        "multiply_adds": own and own.multiply_adds,
+        "total_multiply_adds": total and total.multiply_adds,
         "benchmarks": {b: scores[name] for b, scores in scores_on.items()},
+    }
+
+
+def _speed(own: Cost | None, total: Cost) -> dict[str, Any]:
+    return {
+        "seconds": own and own.seconds,
+        "total_seconds": total.seconds,
+        "devices": list(total.devices),
     }
 
 
@@ -235,17 +263,22 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return numbers
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+def _markdown(rows: Sequence[Mapping[str, Any]], speeds: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
-        "| row | kind | parameters | benchmark | PSNR-Y (dB) | SSIM-Y | colour offset |",
-        "|---|---|---|---|---|---|---|",
+        "| row | kind | parameters | multiply-adds per MP | seconds per MP | benchmark | "
+        "PSNR-Y (dB) | SSIM-Y | colour offset |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
+        size = f"{row['total_parameters']:,}" if row["total_parameters"] else "-"
+        speed = speeds.get(row["name"], {})
+        cost = f"{size} | {giga(row['total_multiply_adds'])} | {three_figures(speed.get('total_seconds'))}"
         for benchmark, score in row["benchmarks"].items():
             psnr = "identical" if score["psnr_y"] is None else f"{score['psnr_y']:.2f}"
-            size = f"{row['total_parameters']:,}" if row["total_parameters"] else "-"
             lines.append(
-                f"| {row['name']} | {row['kind']} | {size} | {benchmark} | {psnr} | "
+                f"| {row['name']} | {row['kind']} | {cost} | {benchmark} | {psnr} | "
                 f"{score['ssim_y']:.4f} | {largest_offset(score):.2f} |"
             )
+    if devices := devices_of(speeds):
+        lines += ["", f"MP: a megapixel of output. Seconds on {devices}."]
     return "\n".join(lines)

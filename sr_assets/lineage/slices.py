@@ -44,3 +44,11 @@ def _flatten(value: Any, path: str, flat: dict[str, Any]) -> None:
         flat[path] = [v.model_dump(mode="json") if isinstance(v, BaseModel) else v for v in value]
     else:
         flat[path] = value
+
+
+def network_modules(model: BaseModel) -> tuple[str, ...]:
+    """Our modules that define the network of a model of the recipe, where the recipe names it."""
+    from sr_models.registry import modules_of
+
+    network = getattr(model, "network", None)
+    return () if network is None else modules_of(network.architecture, network.args)

@@ -6,19 +6,14 @@ Reading YAML, naming the line of a mistake and exporting the schema live in `loa
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from sr_assets.recipe.strict import OUTSIDE_LINEAGE, Strict
-from sr_assets.recipe.training import Train
-
-DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
-Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-
-#: Rows that every report has.
-_RESERVED = {"bicubic", "mean", "convex", "hr", "lr"}
+from sr_assets.recipe.agreement import control_name, disagreements
+from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
+from sr_assets.recipe.strict import OUTSIDE_LINEAGE, DatasetName, Name, Sha256, Strict
 
 
 class FolderSource(Strict):
@@ -134,91 +129,6 @@ class Expert(Strict):
     )
 
 
-class Network(Strict):
-    """An architecture by its spandrel name and the arguments of its constructor."""
-
-    architecture: str = Field(description="Such as SPAN, Compact, HAT, EDSR.")
-    args: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments.")
-
-
-class ModelBase(Strict):
-    """What every trained model has."""
-
-    datasets: tuple[DatasetName, ...] | None = Field(
-        None, description="Training datasets; all of the recipe when left out."
-    )
-    train: Train = Field(Train(), description="The training run.")
-    licence: str | None = Field(None, description="Licence of the released weights.")
-
-
-class PlainModel(ModelBase):
-    """A network trained on gold pairs alone, without any cache."""
-
-    kind: Literal["plain"]
-    network: Network
-
-
-class GateModel(ModelBase):
-    """Fusion, first form: per-pixel softmax weights over the experts and a small residual."""
-
-    kind: Literal["gate"]
-    experts: tuple[Name, ...] | None = Field(None, description="All experts when left out.")
-    width: int = Field(32, ge=4, description="Channels of the gate.")
-    depth: int = Field(3, ge=1, description="Convolutions of the gate's trunk.")
-
-
-class Phases(Strict):
-    """Phases of a fusion, each of which can be switched off for an ablation."""
-
-    frequency: bool = Field(True, description="2: nine frequency bands of LR guide the fusion.")
-    cross_band: bool = Field(True, description="3: attention across bands, large-kernel attention.")
-    collaboration: bool = Field(True, description="4: experts' features learn from each other.")
-    hierarchy: bool = Field(True, description="5: weights at 1/4, 1/2 and full resolution.")
-    selection: bool = Field(True, description="6: experts chosen per pixel by difficulty.")
-    refinement: bool = Field(True, description="7: deep refinement and the global residual.")
-    edges: bool = Field(True, description="7: Laplacian pyramid edge enhancement.")
-
-
-class FusionModel(ModelBase):
-    """The seven-phase frequency-guided fusion of frozen experts."""
-
-    kind: Literal["fusion"]
-    experts: Literal["live"] | tuple[Name, ...] | None = Field(
-        None,
-        description="Trained from their caches: all when left out. `live` runs all experts anew in "
-        "every step instead.",
-    )
-    phases: Phases = Field(Phases(), description="Switches for ablations.")
-    wavelet: str = Field("haar", description="Any discrete wavelet of PyWavelets.")
-    guidance_width: int = Field(64, ge=8, multiple_of=8, description="Channels of the guidance.")
-    common_width: int = Field(
-        128, ge=8, multiple_of=8, description="Channels that experts' features are brought to."
-    )
-    width: int = Field(128, ge=8, description="Channels of the refinement.")
-    depth: int = Field(6, ge=2, description="Convolutions of the refinement.")
-
-
-class StudentModel(ModelBase):
-    """A fast network trained from gold pairs and a teacher's cached output."""
-
-    kind: Literal["student"]
-    network: Network
-    teacher: Name = Field(description="The model or expert whose cached SR it also learns from.")
-    teacher_weight: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="Share of the loss against the teacher; the rest is against HR.",
-    )
-    control: Name | None = Field(
-        None,
-        description="A plain model with the same network: what the student is without teacher.",
-    )
-
-
-Model = Annotated[PlainModel | GateModel | FusionModel | StudentModel, Field(discriminator="kind")]
-
-
 class Evaluation(Strict):
     """How the report is made; the measuring convention itself is fixed."""
 
@@ -298,102 +208,42 @@ class Recipe(Strict):
             return ()
         return tuple(e for e in self.experts_of(name) if self.experts[e].features)
 
+    def teachers_of(self, name: str) -> tuple[str, ...]:
+        """The models and experts whose pictures model `name` learns from; none for other kinds."""
+        model = self.models[name]
+        if not isinstance(model, StudentModel):
+            return ()
+        return tuple(dict.fromkeys(model.teachers or self._fusions()[:1]))
+
+    def control_of(self, name: str) -> str | None:
+        """The model that is trained like student `name`, but without a teacher, where it is."""
+        model = self.models[name]
+        return control_name(name) if isinstance(model, StudentModel) and model.control else None
+
+    def _fusions(self) -> tuple[str, ...]:
+        """The fusions, the full ones before the gates."""
+        kinds = (FusionModel, GateModel)
+        return tuple(n for kind in kinds for n, m in self.models.items() if isinstance(m, kind))
+
     @model_validator(mode="after")
-    def _names_exist(self) -> Recipe:
-        problems = list(_cross_check(self))
+    def _fits_together(self) -> Recipe:
+        problems = disagreements(self)
         if problems:
             raise ValueError("; ".join(problems))
+        self.models.update(_controls(self.models))
         return self
 
 
-def _cross_check(recipe: Recipe) -> list[str]:
-    """Every name that points at something which is not there, each with the mend."""
-    problems: list[str] = []
-    both = set(recipe.datasets) & set(recipe.benchmarks)
-    if both:
-        problems.append(f"{sorted(both)} is a dataset and a benchmark: rename one")
-    taken = _RESERVED & {*recipe.experts, *recipe.models}
-    if taken:
-        problems.append(f"{sorted(taken)} is a row of every report: rename that expert or model")
-    both = set(recipe.experts) & set(recipe.models)
-    if both:
-        problems.append(f"{sorted(both)} is an expert and a model: rename one")
-    if recipe.silver.patch_size % recipe.scale:
-        problems.append(
-            f"silver.patch_size {recipe.silver.patch_size} is no multiple of scale {recipe.scale}"
+def _controls(models: Mapping[str, Model]) -> dict[str, PlainModel]:
+    """The students that ask for a control, each as a plain model."""
+    return {
+        control_name(name): PlainModel(
+            kind="plain",
+            network=model.network,
+            datasets=model.datasets,
+            train=model.train,
+            licence=model.licence,
         )
-
-    def known(path: str, name: str, names: object) -> None:
-        options = sorted(names)  # type: ignore[call-overload]
-        if name not in options:
-            problems.append(f"{path}: {name!r} is not one of {options}")
-
-    for name, model in recipe.models.items():
-        path = f"models.{name}"
-        for dataset in model.datasets or ():
-            known(f"{path}.datasets", dataset, recipe.datasets)
-        if model.train.crop * recipe.scale > recipe.silver.patch_size:
-            problems.append(
-                f"{path}.train.crop {model.train.crop} is larger than an LR patch "
-                f"({recipe.silver.patch_size // recipe.scale})"
-            )
-        problems.extend(_augment_problems(f"{path}.train", recipe, model))
-        if model.train.min_learning_rate > model.train.learning_rate:
-            problems.append(
-                f"{path}.train.min_learning_rate {model.train.min_learning_rate} is larger than "
-                f"learning_rate {model.train.learning_rate}"
-            )
-        if isinstance(model, GateModel | FusionModel):
-            if not recipe.experts:
-                problems.append(f"{path}: a fusion needs at least one expert in `experts`")
-            listed = model.experts if isinstance(model.experts, tuple) else ()
-            for expert in listed:
-                known(f"{path}.experts", expert, recipe.experts)
-        if isinstance(model, StudentModel):
-            fusions = [n for n, m in recipe.models.items() if n != name]
-            known(f"{path}.teacher", model.teacher, [*recipe.experts, *fusions])
-            if model.control is not None:
-                plain = [n for n, m in recipe.models.items() if isinstance(m, PlainModel)]
-                known(f"{path}.control", model.control, plain)
-                control = recipe.models.get(model.control)
-                if isinstance(control, PlainModel) and control.network != model.network:
-                    problems.append(f"{path}.control: {model.control!r} has another network")
-    for name in recipe.release.models or ():
-        known("release.models", name, recipe.models)
-    if _teacher_cycle(recipe):
-        problems.append(
-            f"models: {' -> '.join(_teacher_cycle(recipe))} teach each other in a circle"
-        )
-    return problems
-
-
-def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
-    """Augmentation that cannot be done: no room for a crop, or caches that would not follow."""
-    problems: list[str] = []
-    train, patch = model.train, recipe.silver.patch_size // recipe.scale
-    margin = train.augment.margin
-    if train.crop <= patch < train.crop + 2 * margin:
-        problems.append(
-            f"{path}.augment.margin {margin} leaves {max(0, patch - 2 * margin)} px of an LR patch "
-            f"({patch}), less than {path}.crop {train.crop}"
-        )
-    live = isinstance(model, FusionModel) and model.experts == "live"
-    if train.augment.photometric and not live and not isinstance(model, PlainModel):
-        mend = ", or train the fusion with `experts: live`" if model.kind == "fusion" else ""
-        problems.append(
-            f"{path}.augment.{train.augment.photometric[0]}: this model learns from cached "
-            "pictures, which would not follow the changed LR (networks are not equivariant): "
-            f"set it to 0{mend}"
-        )
-    return problems
-
-
-def _teacher_cycle(recipe: Recipe) -> list[str]:
-    for start in recipe.models:
-        seen, name = [start], start
-        while isinstance(model := recipe.models.get(name), StudentModel):
-            name = model.teacher
-            if name in seen:
-                return [*seen, name]
-            seen.append(name)
-    return []
+        for name, model in models.items()
+        if isinstance(model, StudentModel) and model.control
+    }

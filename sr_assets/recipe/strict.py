@@ -1,13 +1,17 @@
-"""The base of every recipe section, and the mark of what cannot change a result.
+"""The base of every recipe section, the forms of names, and the mark of what changes no result.
 
-The sections themselves are `models.py` and `training.py`.
+The sections themselves are `models.py`, `networks.py` and `training.py`.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+DatasetName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$", max_length=60)]
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
 #: Marks a field that cannot change a result: it stays outside every code version.
 OUTSIDE_LINEAGE: dict[str, Any] = {"lineage": False}

@@ -10,10 +10,13 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from sr_assets.evaluation.cost import devices_of
 from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, largest_offset
-from sr_assets.report.plots import scatter, short_count
+from sr_assets.report.numbers import giga, short_count, three_figures
+from sr_assets.report.plots import scatter
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _KINDS = {
@@ -28,7 +31,11 @@ _KINDS = {
 _TITLES = {BICUBIC: "bicubic", MEAN: "mean of experts", CONVEX: "best fixed mix"}
 
 
-def render_page(leaderboard: Mapping[str, Any], gallery: Mapping[str, Any]) -> str:
+def render_page(
+    leaderboard: Mapping[str, Any],
+    gallery: Mapping[str, Any],
+    speeds: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> str:
     """The page as HTML.
 
     Args:
@@ -37,6 +44,7 @@ def render_page(leaderboard: Mapping[str, Any], gallery: Mapping[str, Any]) -> s
             "rows": {row: {"src", "psnr_y", "ssim_y"}}, "crops": [{"x", "y", "size", "cells":
             [{"row", "src", "psnr_y"}]}]}; paths are relative to the page. `row` of a crop's cell
             is `hr`, `lr` or the name of a row.
+        speeds: content of `seconds.json`; rows that it lacks show no seconds.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -53,11 +61,13 @@ def render_page(leaderboard: Mapping[str, Any], gallery: Mapping[str, Any]) -> s
         ssim=_ssim,
         signed=_signed,
         count=_count,
+        giga=giga,
+        figures=three_figures,
         title=title_of,
         percent=_percent,
     )
     rows = leaderboard["rows"]
-    tables = _tables(rows)
+    tables = _tables(rows, speeds)
     first = tables[0]
     bicubic = next((r["psnr_y"] for r in first["rows"] if r["name"] == BICUBIC), None)
     return environment.get_template("report.html.j2").render(
@@ -67,7 +77,8 @@ def render_page(leaderboard: Mapping[str, Any], gallery: Mapping[str, Any]) -> s
         kinds=_KINDS,
         tables=tables,
         figures=_figures(first["rows"]),
-        plot=scatter(first["rows"], bicubic),
+        plots=_plots(first["rows"], bicubic),
+        devices=devices_of(speeds),
         bicubic=bicubic,
         image_tables=[_image_table(name, images, rows) for name, images in gallery.items()],
         gallery=gallery,
@@ -89,17 +100,21 @@ def title_of(row: str) -> str:
     return {**_TITLES, "hr": "HR (original)", "lr": "LR (input)"}.get(row, row)
 
 
-def _tables(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _tables(
+    rows: Sequence[Mapping[str, Any]], speeds: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """One table a benchmark, after one of their means when there are several."""
     benchmarks = list(dict.fromkeys(b for row in rows for b in row["benchmarks"]))
-    tables = [_table(b, [(row, row["benchmarks"].get(b)) for row in rows]) for b in benchmarks]
+    tables = [
+        _table(b, [(row, row["benchmarks"].get(b)) for row in rows], speeds) for b in benchmarks
+    ]
     if len(benchmarks) > 1:
         means = [
             (row, _mean_score([row["benchmarks"][b] for b in benchmarks]))
             for row in rows
             if all(b in row["benchmarks"] for b in benchmarks)
         ]
-        tables.insert(0, _table(f"all {len(benchmarks)} benchmarks", means))
+        tables.insert(0, _table(f"all {len(benchmarks)} benchmarks", means, speeds))
     return tables
 
 
@@ -115,14 +130,16 @@ def _mean_score(scores: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _table(
-    name: str, scored: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]]
+    name: str,
+    scored: Sequence[tuple[Mapping[str, Any], Mapping[str, Any] | None]],
+    speeds: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     bicubic = next((s["psnr_y"] for row, s in scored if s and row["name"] == BICUBIC), None)
     lines = []
     for row, score in scored:
         if score is None:
             continue
-        psnr = score["psnr_y"]
+        psnr, speed = score["psnr_y"], speeds.get(row["name"], {})
         lines.append(
             {
                 "name": row["name"],
@@ -130,6 +147,12 @@ def _table(
                 "note": row["note"],
                 "own_parameters": row["parameters"],
                 "parameters": row["total_parameters"],
+                # Leaderboards that were made before costs were measured have none.
+                "own_multiply_adds": row.get("multiply_adds"),
+                "multiply_adds": row.get("total_multiply_adds"),
+                "own_seconds": speed.get("seconds"),
+                "seconds": speed.get("total_seconds"),
+                "devices": "; ".join(speed.get("devices", ())),
                 "psnr_y": psnr,
                 "ssim_y": score["ssim_y"],
                 "gain": None if psnr is None or bicubic is None else psnr - bicubic,
@@ -165,14 +188,33 @@ def _figures(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         )
         figures.append(_figure(fusion, against))
     if student := _best(named, "student"):
-        said = _gain(student)
-        if fusion and student["parameters"]:
-            times = fusion["parameters"] / student["parameters"]
-            said += f", {times:.3g}× fewer parameters than the fusion with its experts"
-        figures.append(_figure(student, said))
+        figures.append(_figure(student, _gain(student) + _lighter(student, fusion)))
     if (plain := _best(named, "plain")) and len(figures) < 3:
         figures.append(_figure(plain, _gain(plain)))
     return figures
+
+
+def _lighter(student: Mapping[str, Any], fusion: Mapping[str, Any] | None) -> str:
+    """How much less than the fusion with its experts a student costs, where both are known."""
+    if fusion is None:
+        return ""
+    costs = (("parameters", "parameters"), ("multiply_adds", "multiply-adds"))
+    fewer = [
+        f"{three_figures(fusion[cost] / student[cost])}× fewer {said}"
+        for cost, said in costs
+        if student[cost] and fusion[cost]
+    ]
+    return f", {' and '.join(fewer)} than the fusion with its experts" if fewer else ""
+
+
+def _plots(rows: Sequence[Mapping[str, Any]], bicubic: float | None) -> list[dict[str, Any]]:
+    """Quality against what a row costs, with how the axis and the plot are called."""
+    costs = (
+        ("parameters", "size", "parameters that run for one picture"),
+        ("multiply_adds", "work", "multiply-adds for one megapixel of output"),
+    )
+    drawn = [(scatter(rows, bicubic, cost), said, axis) for cost, said, axis in costs]
+    return [{"plot": plot, "said": said, "axis": axis} for plot, said, axis in drawn if plot]
 
 
 def _figure(row: Mapping[str, Any], said: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Geometry of the plot of quality against size; the template turns it into SVG.
+"""Geometry of the plots of quality against cost; the template turns them into SVG.
 
 Only coordinates and labels: no colours, no files, no plotting library.
 """
@@ -9,6 +9,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from sr_assets.report.numbers import short_count
 
 WIDTH, HEIGHT = 480, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 44
@@ -54,17 +56,20 @@ class Scatter:
     bottom: int = HEIGHT - _BOTTOM
 
 
-def scatter(rows: Sequence[Mapping[str, Any]], bicubic: float | None) -> Scatter | None:
-    """PSNR-Y against parameters on a logarithmic axis; None with fewer than two rows to draw.
+def scatter(
+    rows: Sequence[Mapping[str, Any]], bicubic: float | None, cost: str = "parameters"
+) -> Scatter | None:
+    """PSNR-Y against a cost on a logarithmic axis; None with fewer than two rows to draw.
 
     Args:
-        rows: {"name", "kind", "parameters", "psnr_y"}; rows without either number are left out.
+        rows: {"name", "kind", `cost`, "psnr_y"}; rows without either number are left out.
         bicubic: PSNR-Y of bicubic, drawn as a line when it is near enough to leave room for rows.
+        cost: key of the number on the horizontal axis.
     """
-    shown = [r for r in rows if r["parameters"] and r["psnr_y"] is not None]
+    shown = [r for r in rows if r[cost] and r["psnr_y"] is not None]
     if len(shown) < 2:
         return None
-    sizes = [math.log10(r["parameters"]) for r in shown]
+    sizes = [math.log10(r[cost]) for r in shown]
     values = [r["psnr_y"] for r in shown]
     low, high = min(values), max(values)
     if bicubic is not None and bicubic >= low - 1.5 * max(high - low, 0.2):
@@ -89,15 +94,6 @@ def scatter(rows: Sequence[Mapping[str, Any]], bicubic: float | None) -> Scatter
         y_ticks=tuple(Tick(up(v), label) for v, label in _round_values(y0, y1)),
         bicubic=up(bicubic) if bicubic is not None and bicubic >= y0 else None,
     )
-
-
-def short_count(count: float) -> str:
-    """A number of parameters in three figures: 950, 52 k, 1.4 M."""
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if count >= size * 0.9995:
-            value = count / size
-            return f"{value:.0f}{unit}" if value >= 99.5 else f"{value:.3g}{unit}"
-    return f"{count:.0f}"
 
 
 def _labelled(

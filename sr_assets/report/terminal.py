@@ -10,9 +10,11 @@ from typing import Any
 
 import dagster as dg
 
+from sr_assets.evaluation.cost import SECONDS, devices_of
 from sr_assets.graph import Graph
 from sr_assets.lineage.records import current_output
 from sr_assets.lineage.stage import Ref
+from sr_assets.report.numbers import giga, three_figures
 
 
 def leaderboard_lines(graph: Graph, instance: dg.DagsterInstance) -> list[str]:
@@ -21,13 +23,17 @@ def leaderboard_lines(graph: Graph, instance: dg.DagsterInstance) -> list[str]:
     if output is None:
         return []
     board = output.read_json("leaderboard.json")
+    # One that was made before costs were measured has none.
+    speeds = output.read_json(SECONDS) if SECONDS in output.marker["files"] else {}
     lines: list[str] = []
     for benchmark in graph.recipe.benchmarks:
-        lines += ["", f"{benchmark:22} PSNR-Y dB   SSIM-Y  parameters"]
+        lines += ["", f"{benchmark:22} PSNR-Y dB   SSIM-Y  parameters  G mult-adds/MP     s/MP"]
         for row in board["rows"]:
             score = row["benchmarks"].get(benchmark)
             if score is not None and score["psnr_y"] is not None:
-                lines.append(row_line(row, score))
+                lines.append(row_line(row, score, speeds.get(row["name"], {})))
+    if devices := devices_of(speeds):
+        lines += ["", f"/MP: for a megapixel of output; seconds on {devices}"]
     lines.append("")
     for key in graph.stages:
         if key.endswith("/release"):
@@ -37,11 +43,15 @@ def leaderboard_lines(graph: Graph, instance: dg.DagsterInstance) -> list[str]:
     return [*lines, "", f"Report: {output.path / 'report.html'}", "Graph:  make ui"]
 
 
-def row_line(row: Mapping[str, Any], score: Mapping[str, Any]) -> str:
-    """One row on one benchmark; its parameters are all that run, a fusion's experts included."""
+def row_line(row: Mapping[str, Any], score: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
+    """One row on one benchmark; what it costs is all that runs, a fusion's experts included."""
     size = f"{row['total_parameters']:,}" if row["total_parameters"] else ""
     label = f"{row['name']} ({row['kind']})" if row["kind"] != row["name"] else row["name"]
-    return f"{label:22} {score['psnr_y']:9.2f}   {score['ssim_y']:.4f}  {size:>10}"
+    work, seconds = row.get("total_multiply_adds"), speed.get("total_seconds")
+    return (
+        f"{label:22} {score['psnr_y']:9.2f}   {score['ssim_y']:.4f}  {size:>10}  "
+        f"{giga(work) if work else '':>14}  {three_figures(seconds) if seconds else '':>7}"
+    ).rstrip()
 
 
 def _decision(name: str, release: dict[str, object]) -> str:

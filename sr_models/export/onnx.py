@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sr_models.export.fusing import fused_copy
 from sr_models.export.weights import is_merging_convolution
 
 OPSET = 18
@@ -236,7 +237,7 @@ def _plain_copy(network: nn.Module) -> nn.Module:
 
 def _merged_copy(network: nn.Module) -> nn.Module:
     """A CPU copy in eval mode whose merged convolutions are plain ones, which a graph can hold."""
-    clone = _plain_copy(network)
+    clone = fused_copy(_plain_copy(network))
     for parameter in clone.parameters():
         parameter.requires_grad_(False)
     for parent in list(clone.modules()):

@@ -37,9 +37,9 @@ def check_with_spandrel(path: Path, network: nn.Module) -> SpandrelReport:
     """
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
-    from sr_models.experts import edsr
+    from sr_models import plugin
 
-    edsr.register()
+    plugin.register()
     try:
         found = ModelLoader(device="cpu").load_from_file(path)
     except UnsupportedModelError as error:

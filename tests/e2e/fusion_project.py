@@ -48,7 +48,7 @@ def fusion_recipe(sources: Path) -> dict[str, Any]:
         "twin": fusion({**TRAIN, **PLAIN_CROPS}),
         "staged": fusion(STAGED),
         "student": {
-            "kind": "student", "network": network, "teacher": "full",
+            "kind": "student", "network": network, "teachers": ["full"],
             "train": {**TRAIN, "learning_rate": 5e-3},
         },
     }  # fmt: skip

@@ -30,11 +30,11 @@ def test_a_mistake_in_the_recipe_is_one_line_with_its_place(
 
 def test_a_name_that_points_nowhere_is_one_line_with_the_names_there_are(empty: Project) -> None:
     recipe = empty.recipe()
-    recipe["models"]["student"]["teacher"] = "nobody"
+    recipe["models"]["student"]["teachers"] = ["nobody"]
     empty.write_recipe(recipe)
     message = empty.srd("build", code=2).stderr
     assert message.startswith("srd: tiny.yaml:") and message.count("\n") == 1
-    assert "models.student.teacher: 'nobody' is not one of ['alone', 'compact'" in message
+    assert "models.student.teachers: 'nobody' is not one of ['alone', 'compact'" in message
 
 
 def test_a_missing_file_of_an_expert_is_named_and_the_other_expert_is_made(empty: Project) -> None:

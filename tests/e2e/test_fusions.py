@@ -95,7 +95,7 @@ def test_a_subset_in_another_order_is_fused_by_name(fused: Project) -> None:
 
 
 def test_a_student_learns_from_the_fusion(fused: Project) -> None:
-    assert told(fused, "student")["teacher"] == "full"
+    assert told(fused, "student")["teachers"] == ["full"]
     assert "model/full/cache[photos]" in inputs(fused, "student")
     assert "full" in told(fused, "student")["validation_rivals"]
 

@@ -25,10 +25,7 @@ def test_what_passes_its_checks_is_released_and_what_does_not_is_not(built: Proj
     folder = Path(built.srd("path", "model/student/release").stdout.strip())
     decision = json.loads((folder / "release.json").read_text())
     assert decision["released"] is False and decision["version"] is None
-    assert decision["reasons"] == [
-        "teacher_helped: control alone saw 800 crops, the student 880: "
-        "raise `models.alone.train.steps`"
-    ]
+    assert decision["reasons"] == ["teacher_helped: no control: set its `control` to true"]
     message = built.srd("pull", "student", code=1).stderr
     assert message.startswith("srd: no released model 'student'") and message.count("\n") == 1
 

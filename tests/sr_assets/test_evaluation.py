@@ -126,13 +126,12 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
                 for name in ("one", "two")
             },
             "models": {
-                "alone": {"kind": "plain", "network": network, "train": train},
                 "blend": {"kind": "gate", "width": 4, "depth": 1, "train": train},
                 "fast": {
                     "kind": "student",
                     "network": network,
-                    "teacher": "blend",
-                    "control": "alone",
+                    "teachers": "blend",
+                    "control": True,
                     "train": train,
                 },
             },
@@ -142,7 +141,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Graph:
     )
     graph = Graph(recipe, root / "out")
     torch.manual_seed(5)
-    graph.put_model("alone", build_network("Compact", 4, SMALL), kind="plain")
+    graph.put_model("fast_control", build_network("Compact", 4, SMALL), kind="plain")
     graph.put_model(
         "blend",
         GateFusion(("one", "two"), 4, 4, 1),
@@ -287,9 +286,18 @@ def test_leaderboard_has_every_row_and_the_checks(graph: Graph) -> None:
     output = graph.make("evaluation/leaderboard")
     board = output.read_json("leaderboard.json")
     rows = {row["name"]: row for row in board["rows"]}
-    assert list(rows) == ["bicubic", "one", "two", "mean", "convex", "alone", "blend", "fast"]
+    assert list(rows) == [
+        "bicubic",
+        "one",
+        "two",
+        "mean",
+        "convex",
+        "blend",
+        "fast",
+        "fast_control",
+    ]
     assert [r["kind"] for r in rows.values()] == [
-        "bicubic", "expert", "expert", "mean", "convex", "plain", "fusion", "student",
+        "bicubic", "expert", "expert", "mean", "convex", "fusion", "student", "plain",
     ]  # fmt: skip
     own = rows["blend"]["parameters"]
     experts_size = rows["one"]["parameters"] + rows["two"]["parameters"]
@@ -300,7 +308,7 @@ def test_leaderboard_has_every_row_and_the_checks(graph: Graph) -> None:
         values = [score["psnr_y"] for score in row["benchmarks"].values()]
         assert output.metadata[f"psnr_y_{name}"] == pytest.approx(sum(values) / 2)
     checks = {c["name"]: {o["name"]: o for o in c["outcomes"]} for c in board["checks"]}
-    assert set(checks) == {"alone", "blend", "fast"}
+    assert set(checks) == {"fast_control", "blend", "fast"}
     assert set(checks["blend"]) == {"beats_bicubic", "colour_offset", "beats_best_expert"}
     gain = (
         rows["fast"]["benchmarks"]["bench"]["psnr_y"]
@@ -320,7 +328,7 @@ def test_every_picture_of_the_page_exists(graph: Graph) -> None:
     assert shown == written
     assert len(data["images"]) == 3
     assert any("/crop2-hr.png" in name for name in shown)
-    for row in ("bicubic", "one", "two", "mean", "convex", "alone", "blend", "fast"):
+    for row in ("bicubic", "one", "two", "mean", "convex", "blend", "fast", "fast_control"):
         assert f"images/other/000/{row}.png" in shown
 
 
@@ -352,14 +360,16 @@ def test_without_benchmarks_there_is_no_stage(graph: Graph) -> None:
 
 
 def test_a_row_may_not_be_called_like_a_control(graph: Graph) -> None:
-    named = graph.recipe.model_copy(update={"models": {"mean": graph.recipe.models["alone"]}})
+    named = graph.recipe.model_copy(
+        update={"models": {"mean": graph.recipe.models["fast_control"]}}
+    )
     with pytest.raises(StageError, match=r"models\.mean: .* rename"):
         evaluation.stages(named)
 
 
 def test_without_experts_only_bicubic_is_a_control(graph: Graph, tmp_path: Path) -> None:
     plain = graph.recipe.model_copy(
-        update={"experts": {}, "models": {"thumb": graph.recipe.models["alone"]}}
+        update={"experts": {}, "models": {"thumb": graph.recipe.models["fast_control"]}}
     )
     small = Graph(plain, tmp_path)
     small.put_model("thumb", build_network("Compact", 4, SMALL), kind="plain")

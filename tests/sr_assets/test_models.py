@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from training_stores import Outputs, small_outputs
 from upath import UPath
 
 from sr_assets.assets import model_cache, models
@@ -19,17 +19,15 @@ from sr_assets.assets.training import _curves
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.assets.validation import fair_means
 from sr_assets.lineage.code_version import module_digests
-from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.lineage.stage import Ref, Stage, StageError
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import OutputFolder
 from sr_assets.stores import expert_cache
-from sr_assets.stores.expert_cache import CacheReader, CacheWriter
-from sr_assets.stores.pairs import PairReader, PairWriter
-from sr_assets.stores.patches import PatchPositions, PatchWriter
-from sr_models.degradations.bicubic import downscale_uint8
+from sr_assets.stores.expert_cache import CacheReader
+from sr_assets.stores.pairs import PairReader
 from sr_models.fusion.experts import expert_mean
 
-SCALE, SIDE, IMAGES, PER_IMAGE = 2, 32, 3, 4
+SCALE = 2
 EXPERTS = ("hat", "edsr")
 TRAIN = {
     "steps": 6, "batch": 2, "crop": 8, "warmup": 1, "learning_rate": 1e-3, "ema": 0.5,
@@ -51,9 +49,8 @@ def make_recipe(**changes: Any) -> Recipe:
             "student": {
                 "kind": "student",
                 "network": COMPACT,
-                "teacher": "fusion",
+                "teachers": "fusion",
                 "teacher_weight": 0.25,
-                "control": "plain",
                 "train": TRAIN,
             },
         },
@@ -61,88 +58,9 @@ def make_recipe(**changes: Any) -> Recipe:
     return Recipe.model_validate({**recipe, **changes})
 
 
-class Outputs:
-    """The outputs of one small graph, and stages run on them."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.made: dict[Ref, Output] = {}
-
-    def folder(self, ref: Ref, name: str) -> OutputFolder:
-        return OutputFolder(UPath(self.root) / ref.asset / (ref.partition or "") / name)
-
-    def commit(
-        self, ref: Ref, folder: OutputFolder, metadata: Mapping[str, Any] | None = None
-    ) -> Output:
-        self.made[ref] = folder.commit({"metadata": dict(metadata or {})})
-        return self.made[ref]
-
-    def run(
-        self,
-        stage: Stage,
-        recipe: Recipe,
-        name: str = "address",
-        partition: str | None = None,
-        advanced: Callable[[int], None] = lambda n: None,
-        observed: list[dict[str, Any]] | None = None,
-        said: list[str] | None = None,
-    ) -> Output:
-        ref = Ref(stage.key, partition)
-
-        @contextmanager
-        def bar(label: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
-            yield advanced
-
-        folder = self.folder(ref, name)
-        context = StageContext(
-            recipe=recipe,
-            ref=ref,
-            output=folder,
-            inputs={parent: self.made[parent] for parent in stage.inputs(partition)},
-            log=lambda text: None if said is None else said.append(text),
-            observe=lambda points: None if observed is None else observed.append(dict(points)),
-            bar=bar,
-        )
-        return self.commit(ref, folder, stage.run(context))
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Outputs:
-    """Patches, pairs and the caches of two experts that are HR with noise of their own."""
-    outputs = Outputs(tmp_path_factory.mktemp("root"))
-    draw = np.random.default_rng(0)
-    count = IMAGES * PER_IMAGE
-    y, x = np.mgrid[0:SIDE, 0:SIDE]
-    waves = [np.sin(x * a / 9 + y * b / 9) for a, b in draw.uniform(-3, 3, (count * 3, 2))]
-    hr = np.stack(waves).reshape(count, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-    hr = np.rint(127.5 + 100 * hr).astype(np.uint8)
-    image = np.repeat(np.arange(IMAGES, dtype=np.int32), PER_IMAGE)
-    positions = PatchPositions(
-        image=image,
-        y=np.tile(np.arange(PER_IMAGE, dtype=np.int32) // 2 * SIDE, IMAGES),
-        x=np.tile(np.arange(PER_IMAGE, dtype=np.int32) % 2 * SIDE, IMAGES),
-        split=(image == 0).astype(np.uint8),
-    )
-    ref = Ref("silver/patches", "photos")
-    folder = outputs.folder(ref, "address")
-    patches = PatchWriter(folder, positions, SIDE, [f"{i}.png" for i in range(IMAGES)], {})
-    patches.write(0, hr)
-    outputs.commit(ref, folder)
-
-    ref = Ref("gold/pairs", "photos")
-    folder = outputs.folder(ref, "address")
-    pairs = PairWriter(folder, count, 1, SIDE // SCALE, {})
-    pairs.write(0, np.stack([downscale_uint8(one, SCALE) for one in hr])[:, None])
-    outputs.commit(ref, folder)
-
-    for name in EXPERTS:
-        ref = Ref(f"expert/{name}/cache", "photos")
-        folder = outputs.folder(ref, "address")
-        cache = CacheWriter(folder, count, 1, SIDE, None, {})
-        sr = hr.transpose(0, 3, 1, 2).astype(np.float32) / 255
-        cache.write(0, (sr + draw.normal(0, 0.03, sr.shape).astype(np.float32))[:, None])
-        outputs.commit(ref, folder)
-    return outputs
+    return small_outputs(tmp_path_factory.mktemp("root"), SCALE, EXPERTS)
 
 
 def stage_of(recipe: Recipe, key: str) -> Stage:
@@ -168,7 +86,7 @@ def test_plain_gate_cache_and_student_end_to_end(outputs: Outputs) -> None:
 
     outputs.run(stage_of(recipe, "model/fusion/cache"), recipe, partition="photos")
     student = outputs.run(stage_of(recipe, "model/student/checkpoint"), recipe)
-    assert student.read_json("model.json")["teacher"] == "fusion"
+    assert student.read_json("model.json")["teachers"] == ["fusion"]
     assert student.metadata["psnr_y_fusion"] == pytest.approx(gate.metadata["psnr_y"], abs=0.01)
     assert student.data_version != plain.data_version  # the teacher took part
 
@@ -263,7 +181,7 @@ def test_only_what_decides_a_result_is_in_the_settings() -> None:
     before = stage_of(recipe, "model/student/checkpoint").settings
     changed = json.loads(recipe.model_dump_json())
     student = changed["models"]["student"]
-    student.update(licence="CC0-1.0", control=None)
+    student.update(licence="CC0-1.0", control=True)
     student["train"].update(log_every=7, checkpoint_every=9, keep_last=3)
     changed["compute"]["workers"] = 5
     same = stage_of(Recipe.model_validate(changed), "model/student/checkpoint").settings
@@ -298,7 +216,7 @@ def test_inputs_and_caches_follow_the_recipe() -> None:
 
 
 def test_a_student_of_an_expert_reads_the_expert() -> None:
-    student = {"kind": "student", "network": COMPACT, "teacher": "hat", "train": TRAIN}
+    student = {"kind": "student", "network": COMPACT, "teachers": ["hat"], "train": TRAIN}
     (stage,) = models.stages(make_recipe(models={"fast": student}))
     assert Ref("expert/hat/cache", "photos") in set(stage.inputs(None))
 

@@ -87,11 +87,11 @@ def test_mistakes_are_named(tmp_path: Path, text: str, words: str) -> None:
 
 def test_names_that_point_nowhere_are_listed_together(tmp_path: Path) -> None:
     text = MINIMAL + (
-        "models:\n  s:\n    kind: student\n    network: {architecture: SPAN}\n    teacher: nobody\n"
-        "    datasets: [elsewhere]\n"
+        "models:\n  s:\n    kind: student\n    network: {architecture: SPAN}\n"
+        "    teachers: [nobody]\n    datasets: [elsewhere]\n"
     )
     message = error_of(tmp_path, text)
-    assert "models.s.teacher: 'nobody'" in message and "models.s.datasets: 'elsewhere'" in message
+    assert "models.s.teachers: 'nobody'" in message and "models.s.datasets: 'elsewhere'" in message
 
 
 def test_fields_that_do_not_fit_together_are_told_line_by_line(tmp_path: Path) -> None:

@@ -42,11 +42,10 @@ def recipe(**changes: Any) -> Recipe:
             "student": {
                 "kind": "student",
                 "network": NETWORK,
-                "teacher": "fusion",
-                "control": "alone",
+                "teachers": "fusion",
+                "control": True,
                 "train": TRAIN,
             },
-            "alone": {"kind": "plain", "network": NETWORK, "train": TRAIN},
         },
     }
     return Recipe.model_validate({**base, **changes})
@@ -166,7 +165,7 @@ class World:
 
 GOOD = {
     "bicubic": 28.0, "mean": 29.1, "convex": 29.2, "one": 29.0, "two": 28.9, "fusion": 29.5,
-    "alone": 28.6, "student": 28.8,
+    "student_control": 28.6, "student": 28.8,
 }  # fmt: skip
 
 
@@ -221,8 +220,12 @@ def test_export_content_rests_on_tensors_not_on_the_code_that_made_them(world: W
 
 def test_export_twice_gives_the_same_bytes(world: World) -> None:
     world.recipe = recipe()
-    outputs = [world.run(export, "model/alone/export")[0] for _ in range(2)]
-    for name in (weights_name("alone", 2), onnx_name("alone", 2), "description.json"):
+    outputs = [world.run(export, "model/student_control/export")[0] for _ in range(2)]
+    for name in (
+        weights_name("student_control", 2),
+        onnx_name("student_control", 2),
+        "description.json",
+    ):
         assert outputs[0].read_bytes(name) == outputs[1].read_bytes(name)
 
 
@@ -299,7 +302,16 @@ def test_a_good_model_becomes_a_version_that_can_be_pulled(world: World, tmp_pat
 def test_the_card_shows_controls_licences_and_how_to_load(world: World) -> None:
     _, output = released(world, "student")
     card = output.read_bytes("model_card.md").decode()
-    for row in ("bicubic", "one", "two", "mean", "convex", "fusion", "alone", "**student**"):
+    for row in (
+        "bicubic",
+        "one",
+        "two",
+        "mean",
+        "convex",
+        "fusion",
+        "student_control",
+        "**student**",
+    ):
         assert f"| {row} |" in card
     assert "28.80 dB / 0.9000" in card
     assert "| photos | CC0 |" in card
@@ -401,7 +413,9 @@ def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> N
     base = world.recipe.model_dump(mode="json", exclude_unset=True)
     base["datasets"]["secret"] = {"source": {"kind": "folder", "path": "z"}, "licence": "NC"}
     base["models"]["fusion"] |= {"datasets": ["secret"], "licence": "GPL-3.0"}
-    base["models"]["student"]["datasets"] = base["models"]["alone"]["datasets"] = ["photos"]
+    base["models"]["student"]["datasets"] = base["models"]["student_control"]["datasets"] = [
+        "photos"
+    ]
     world.recipe = Recipe.model_validate(base)
     _, output = released(world, "student")
     card = output.read_bytes("model_card.md").decode()
@@ -418,7 +432,7 @@ def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> N
 def test_the_same_content_keeps_its_version(world: World, tmp_path: Path) -> None:
     first, one = released(world, "fusion")
     before = (tmp_path / "registry/fusion/1/manifest.json").read_bytes()
-    world.scores(**{**GOOD, "alone": 28.7})
+    world.scores(**{**GOOD, "student_control": 28.7})
     again, two = released(world, "fusion")
     assert (first["version"], again["version"]) == (1, 1)
     assert (tmp_path / "registry/fusion/1/manifest.json").read_bytes() == before
@@ -446,9 +460,11 @@ def test_the_mend_that_a_held_release_asks_for_makes_it_again() -> None:
 
 def test_which_models_are_released() -> None:
     assert release.released_models(recipe()) == ("fusion", "student")
-    assert release.released_models(recipe(release={"models": ["alone"]})) == ("alone",)
+    assert release.released_models(recipe(release={"models": ["student_control"]})) == (
+        "student_control",
+    )
     assert [s.key for s in export.stages(recipe())] == [
-        "model/fusion/export", "model/student/export", "model/alone/export",
+        "model/fusion/export", "model/student/export", "model/student_control/export",
     ]  # fmt: skip
 
 

@@ -1,0 +1,148 @@
+"""Whether the parts of a recipe fit together: names that exist, sizes that agree, no circles.
+
+What one field allows is said by its own model; reading files and naming lines is `loading.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
+
+if TYPE_CHECKING:
+    from sr_assets.recipe.models import Recipe
+
+#: Rows that every report has.
+_RESERVED = {"bicubic", "mean", "convex", "hr", "lr"}
+
+
+def disagreements(recipe: Recipe) -> list[str]:
+    """Every name that points at something which is not there, and what does not fit together.
+
+    Each with the field it is about first, and the mend.
+    """
+    problems: list[str] = []
+    both = set(recipe.datasets) & set(recipe.benchmarks)
+    if both:
+        problems.append(f"{sorted(both)} is a dataset and a benchmark: rename one")
+    taken = _RESERVED & {*recipe.experts, *recipe.models}
+    if taken:
+        problems.append(f"{sorted(taken)} is a row of every report: rename that expert or model")
+    both = set(recipe.experts) & set(recipe.models)
+    if both:
+        problems.append(f"{sorted(both)} is an expert and a model: rename one")
+    if recipe.silver.patch_size % recipe.scale:
+        problems.append(
+            f"silver.patch_size {recipe.silver.patch_size} is no multiple of scale {recipe.scale}"
+        )
+
+    def known(path: str, name: str, names: object) -> None:
+        options = sorted(names)  # type: ignore[call-overload]
+        if name not in options:
+            problems.append(f"{path}: {name!r} is not one of {options}")
+
+    for name, model in recipe.models.items():
+        path = f"models.{name}"
+        for dataset in model.datasets or ():
+            known(f"{path}.datasets", dataset, recipe.datasets)
+        if model.train.crop * recipe.scale > recipe.silver.patch_size:
+            problems.append(
+                f"{path}.train.crop {model.train.crop} is larger than an LR patch "
+                f"({recipe.silver.patch_size // recipe.scale})"
+            )
+        problems.extend(_augment_problems(f"{path}.train", recipe, model))
+        if model.train.min_learning_rate > model.train.learning_rate:
+            problems.append(
+                f"{path}.train.min_learning_rate {model.train.min_learning_rate} is larger than "
+                f"learning_rate {model.train.learning_rate}"
+            )
+        if isinstance(model, GateModel | FusionModel):
+            if not recipe.experts:
+                problems.append(f"{path}: a fusion needs at least one expert in `experts`")
+            listed = model.experts if isinstance(model.experts, tuple) else ()
+            for expert in listed:
+                known(f"{path}.experts", expert, recipe.experts)
+        if isinstance(model, StudentModel):
+            problems.extend(_student_problems(path, recipe, name, model))
+    for name in recipe.release.models or ():
+        known("release.models", name, [*recipe.models, *_controls(recipe)])
+    if circle := _circle(recipe):
+        problems.append(f"models: {' -> '.join(circle)} teach each other in a circle")
+    return problems
+
+
+def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
+    """Augmentation that cannot be done: no room for a crop, or caches that would not follow."""
+    problems: list[str] = []
+    train, patch = model.train, recipe.silver.patch_size // recipe.scale
+    margin = train.augment.margin
+    if train.crop <= patch < train.crop + 2 * margin:
+        problems.append(
+            f"{path}.augment.margin {margin} leaves {max(0, patch - 2 * margin)} px of an LR patch "
+            f"({patch}), less than {path}.crop {train.crop}"
+        )
+    live = isinstance(model, FusionModel) and model.experts == "live"
+    if train.augment.photometric and not live and not isinstance(model, PlainModel):
+        mend = ", or train the fusion with `experts: live`" if model.kind == "fusion" else ""
+        problems.append(
+            f"{path}.augment.{train.augment.photometric[0]}: this model learns from cached "
+            "pictures, which would not follow the changed LR (networks are not equivariant): "
+            f"set it to 0{mend}"
+        )
+    return problems
+
+
+def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel) -> Iterator[str]:
+    """Teachers that are not there or cannot be told, and a control whose name is taken."""
+    others = sorted([*recipe.experts, *(n for n in recipe.models if n != name)])
+    for teacher in model.teachers or ():
+        if teacher not in others:
+            yield f"{path}.teachers: {teacher!r} is not one of {others}"
+    fusions = [n for n, m in recipe.models.items() if isinstance(m, FusionModel)]
+    gates = [n for n, m in recipe.models.items() if isinstance(m, GateModel)]
+    if model.teachers is None and len(fusions or gates) != 1:
+        what = f"{len(fusions or gates)} fusions" if fusions or gates else "no fusion"
+        yield f"{path}.teachers: the recipe has {what}: name the teachers, some of {others}"
+    for expert in model.features.experts if model.features else ():
+        if expert not in recipe.experts:
+            yield f"{path}.features.experts: {expert!r} is not one of {sorted(recipe.experts)}"
+        elif not recipe.experts[expert].features:
+            yield f"{path}.features.experts: set experts.{expert}.features, so that they are cached"
+    control = control_name(name)
+    taken = recipe.models.get(control)
+    if model.control and taken is not None:
+        same = (model.network, model.datasets, model.train, model.licence)
+        if not isinstance(taken, PlainModel) or same != (
+            taken.network,
+            taken.datasets,
+            taken.train,
+            taken.licence,
+        ):
+            yield f"models.{control}: {path}.control makes a model of that name: rename this one"
+    if model.control and control in recipe.experts:
+        yield f"experts.{control}: {path}.control makes a model of that name: rename this one"
+
+
+def control_name(student: str) -> str:
+    """What the control of a student is called."""
+    return f"{student}_control"
+
+
+def _controls(recipe: Recipe) -> list[str]:
+    students = ((n, m) for n, m in recipe.models.items() if isinstance(m, StudentModel))
+    return [control_name(name) for name, model in students if model.control]
+
+
+def _circle(recipe: Recipe) -> list[str]:
+    """Models that wait for one another; empty when there are none."""
+
+    def walk(name: str, above: list[str]) -> list[str]:
+        if name in above:
+            return [*above[above.index(name) :], name]
+        model = recipe.models.get(name)
+        teachers = (model.teachers or ()) if isinstance(model, StudentModel) else ()
+        found = (walk(teacher, [*above, name]) for teacher in teachers)
+        return next(filter(None, found), [])
+
+    return next(filter(None, (walk(name, []) for name in recipe.models)), [])

@@ -1,0 +1,29 @@
+"""How large and small numbers are written for people, on the page and in the terminal.
+
+Quality has its own fixed digits, in `page.py`.
+"""
+
+from __future__ import annotations
+
+
+def short_count(count: float) -> str:
+    """A number in three figures with its unit: 950, 52 k, 1.4 M."""
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if count >= size * 0.9995:
+            value = count / size
+            return f"{value:.0f}{unit}" if value >= 99.5 else f"{value:.3g}{unit}"
+    return f"{count:.0f}"
+
+
+def three_figures(value: float | None) -> str:
+    """A number in three figures without a power of ten: 0.0123, 12.3, 1,234; a dash for None."""
+    if value is None:
+        return "–"
+    if value >= 99.5:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if value >= 0.0001 else f"{value:.6f}"
+
+
+def giga(value: float | None) -> str:
+    """Thousands of millions in three figures; a dash for None."""
+    return three_figures(None if value is None else value / 1e9)
