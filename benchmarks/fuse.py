@@ -183,22 +183,15 @@ def table(rows: Sequence[Row]) -> list[str]:
         )
         for row in rows
     ]
-    first = max(len(line[0]) for line in (header, *cells))
-    widths = [
-        first,
-        *(max(map(len, column)) for column in list(zip(header, *cells, strict=True))[1:]),
-    ]
-    lines = [_line(header, widths)]
-    lines.append(
-        "|" + "|".join(["-" * (first + 2), *("-" * (w + 1) + ":" for w in widths[1:])]) + "|"
-    )
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    rules = ["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]
+    lines = [_line(header, widths), f"|{'|'.join(rules)}|"]
     return [*lines, *(_line(line, widths) for line in cells)]
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    name, *numbers = cells
-    padded = [f"{number:>{width}}" for number, width in zip(numbers, widths[1:], strict=True)]
-    return f"| {' | '.join([f'{name:<{widths[0]}}', *padded])} |"
+    numbers = [f"{cell:>{width}}" for cell, width in zip(cells, widths, strict=True)][1:]
+    return f"| {' | '.join([f'{cells[0]:<{widths[0]}}', *numbers])} |"
 
 
 if __name__ == "__main__":

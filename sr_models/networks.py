@@ -99,6 +99,8 @@ def build_network(architecture: str, scale: int, args: Mapping[str, Any]) -> nn.
         # spandrel reads window, stripe and anchor sizes from these; GRL itself does not store them.
         for name in ("table_w", "table_sh", "index_sh_a2w"):
             module.register_buffer(name, getattr(module, name), persistent=True)
+    if architecture == "RCAN":
+        module.register_forward_pre_hook(_own_input)
     _check_told_again(architecture, module, scale)
     return module
 
@@ -180,6 +182,11 @@ def _arguments(architecture: str, scale: int, args: dict[str, Any]) -> dict[str,
     if missing:
         raise ValueError(f"{architecture} needs {', '.join(missing)}: give them in `args`")
     return filled
+
+
+def _own_input(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """spandrel's RCAN brings its input to 0..255 in place: it gets a copy."""
+    return (given[0].clone(), *given[1:])
 
 
 def _nearest(name: str, names: Iterable[str]) -> str:

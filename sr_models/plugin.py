@@ -1,4 +1,4 @@
-"""Our architectures in spandrel's registry, so that `ModelLoader` opens our files and released ones.
+"""Our architectures in spandrel's registry, so that `ModelLoader` opens our and released files.
 
 Networks tell by themselves what they are (`detect`, `canonical`, `options`); loading a file as an
 expert, with what running it asks for, is `experts/loading.py`.

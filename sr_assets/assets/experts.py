@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sr_assets.lineage.slices import slice_of
+from sr_assets.lineage.slices import network_modules, slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import BuiltinWeights, Expert, FileWeights, HubWeights, Recipe
 from sr_assets.storage import Output, is_local
@@ -61,7 +61,11 @@ def _weights(recipe: Recipe, name: str) -> Stage:
         description=f"Weights of expert {name}: fetched, their digest verified, recognised.",
         group=f"expert_{name}",
         run=partial(_make_weights, name),
-        modules=("sr_assets.assets.experts", "sr_models.experts.loading"),
+        modules=(
+            "sr_assets.assets.experts",
+            "sr_models.experts.loading",
+            *network_modules(expert),
+        ),
         kinds=frozenset(
             {"safetensors" if isinstance(expert.source, BuiltinWeights) else "pytorch"}
         ),
@@ -181,7 +185,12 @@ def _cache(recipe: Recipe, name: str) -> Stage:
         description=f"What expert {name} makes of every LR image, computed once and quantised.",
         group=f"expert_{name}",
         run=partial(_make_cache, name),
-        modules=("sr_assets.assets.experts", "sr_models.experts.running", "sr_models.device"),
+        modules=(
+            "sr_assets.assets.experts",
+            "sr_models.experts.running",
+            "sr_models.device",
+            *network_modules(expert),
+        ),
         kinds=frozenset({"zarr", "pytorch"}),
         partitions="dataset",
         inputs=lambda p: (Ref("gold/pairs", p), weights),

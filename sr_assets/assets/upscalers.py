@@ -6,6 +6,7 @@ around both is `training.py`.
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 from sr_assets.assets.training import Trainee, against_hr
@@ -23,6 +24,7 @@ def upscaler_trainee(recipe: Recipe, model: PlainModel | StudentModel) -> Traine
     def build() -> nn.Module:
         from sr_models.experts.loading import size_requirements
         from sr_models.networks import build_network
+        from sr_models.training.quantisation import check_quantisable
 
         nonlocal sizes
         network = build_network(model.network.architecture, recipe.scale, model.network.args)
@@ -32,13 +34,17 @@ def upscaler_trainee(recipe: Recipe, model: PlainModel | StudentModel) -> Traine
                 f"{model.network.architecture} takes LR sides that are multiples of {sizes[1]}: "
                 f"set train.crop to one, not {model.train.crop}"
             )
+        if model.quantisation_aware:
+            check_quantisable(network)
         return network
 
     def forward(network: nn.Module, batch: dict[str, Tensor]) -> Tensor:
         from sr_models.experts.running import run_padded
+        from sr_models.training.quantisation import fake_quantised
 
-        # A crop fits; the patches of validation have any size.
-        return run_padded(network, batch["lr"], recipe.scale, sizes)
+        with fake_quantised(network) if model.quantisation_aware else nullcontext():
+            # A crop fits; the patches of validation have any size.
+            return run_padded(network, batch["lr"], recipe.scale, sizes)
 
     def rivals(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         from sr_models.degradations.bicubic import upscale

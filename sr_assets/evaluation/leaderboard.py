@@ -265,19 +265,19 @@ def _numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 def _markdown(rows: Sequence[Mapping[str, Any]], speeds: Mapping[str, Mapping[str, Any]]) -> str:
     lines = [
-        "| row | kind | parameters | multiply-adds per MP | seconds per MP | benchmark | "
+        "| row | kind | parameters | G multiply-adds per MP | seconds per MP | benchmark | "
         "PSNR-Y (dB) | SSIM-Y | colour offset |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        size = f"{row['total_parameters']:,}" if row["total_parameters"] else "-"
-        speed = speeds.get(row["name"], {})
-        cost = f"{size} | {giga(row['total_multiply_adds'])} | {three_figures(speed.get('total_seconds'))}"
+        size = f"{row['total_parameters']:,}" if row["total_parameters"] else "–"
+        work = giga(row["total_multiply_adds"])
+        seconds = three_figures(speeds.get(row["name"], {}).get("total_seconds"))
         for benchmark, score in row["benchmarks"].items():
             psnr = "identical" if score["psnr_y"] is None else f"{score['psnr_y']:.2f}"
             lines.append(
-                f"| {row['name']} | {row['kind']} | {cost} | {benchmark} | {psnr} | "
-                f"{score['ssim_y']:.4f} | {largest_offset(score):.2f} |"
+                f"| {row['name']} | {row['kind']} | {size} | {work} | {seconds} | {benchmark} | "
+                f"{psnr} | {score['ssim_y']:.4f} | {largest_offset(score):.2f} |"
             )
     if devices := devices_of(speeds):
         lines += ["", f"MP: a megapixel of output. Seconds on {devices}."]

@@ -46,9 +46,13 @@ def _flatten(value: Any, path: str, flat: dict[str, Any]) -> None:
         flat[path] = value
 
 
-def network_modules(model: BaseModel) -> tuple[str, ...]:
-    """Our modules that define the network of a model of the recipe, where the recipe names it."""
+def network_modules(section: BaseModel) -> tuple[str, ...]:
+    """Our modules that define the network of a model, or of an expert that names its architecture.
+
+    Empty for networks that are not ours and for fusions, whose own stages name their modules.
+    """
     from sr_models.registry import modules_of
 
-    network = getattr(model, "network", None)
-    return () if network is None else modules_of(network.architecture, network.args)
+    network = getattr(section, "network", section)
+    architecture = getattr(network, "architecture", None)
+    return modules_of(architecture, getattr(network, "args", {})) if architecture else ()

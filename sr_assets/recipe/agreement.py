@@ -112,12 +112,9 @@ def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel)
     control = control_name(name)
     taken = recipe.models.get(control)
     if model.control and taken is not None:
-        same = (model.network, model.datasets, model.train, model.licence)
-        if not isinstance(taken, PlainModel) or same != (
-            taken.network,
-            taken.datasets,
-            taken.train,
-            taken.licence,
+        shared = ("network", "quantisation_aware", "datasets", "train", "licence")
+        if not isinstance(taken, PlainModel) or any(
+            getattr(model, field) != getattr(taken, field) for field in shared
         ):
             yield f"models.{control}: {path}.control makes a model of that name: rename this one"
     if model.control and control in recipe.experts:

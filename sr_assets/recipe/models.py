@@ -240,6 +240,7 @@ def _controls(models: Mapping[str, Model]) -> dict[str, PlainModel]:
         control_name(name): PlainModel(
             kind="plain",
             network=model.network,
+            quantisation_aware=model.quantisation_aware,
             datasets=model.datasets,
             train=model.train,
             licence=model.licence,

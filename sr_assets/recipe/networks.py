@@ -35,6 +35,11 @@ class PlainModel(ModelBase):
 
     kind: Literal["plain"]
     network: Network
+    quantisation_aware: bool = Field(
+        False,
+        description="Train with weights and activations rounded to int8; of networks with branches "
+        "the fused form, by `fused_init: true` in `network.args`.",
+    )
 
 
 class GateModel(ModelBase):
@@ -98,6 +103,11 @@ class StudentModel(ModelBase):
 
     kind: Literal["student"]
     network: Network
+    quantisation_aware: bool = Field(
+        False,
+        description="Train with weights and activations rounded to int8; of networks with branches "
+        "the fused form, by `fused_init: true` in `network.args`.",
+    )
     teachers: tuple[Name, ...] | None = Field(
         None,
         min_length=1,

@@ -21,7 +21,7 @@ def three_figures(value: float | None) -> str:
         return "–"
     if value >= 99.5:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.0001 else f"{value:.6f}"
+    return f"{value:.6f}" if 0 < value < 0.0001 else f"{value:.3g}"
 
 
 def giga(value: float | None) -> str:

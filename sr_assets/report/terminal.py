@@ -26,12 +26,16 @@ def leaderboard_lines(graph: Graph, instance: dg.DagsterInstance) -> list[str]:
     # One that was made before costs were measured has none.
     speeds = output.read_json(SECONDS) if SECONDS in output.marker["files"] else {}
     lines: list[str] = []
+    width = max([22, *(len(_label(row)) for row in board["rows"])])
     for benchmark in graph.recipe.benchmarks:
-        lines += ["", f"{benchmark:22} PSNR-Y dB   SSIM-Y  parameters  G mult-adds/MP     s/MP"]
+        lines += [
+            "",
+            f"{benchmark:{width}} PSNR-Y dB   SSIM-Y  parameters  G mult-adds/MP     s/MP",
+        ]
         for row in board["rows"]:
             score = row["benchmarks"].get(benchmark)
             if score is not None and score["psnr_y"] is not None:
-                lines.append(row_line(row, score, speeds.get(row["name"], {})))
+                lines.append(row_line(row, score, speeds.get(row["name"], {}), width))
     if devices := devices_of(speeds):
         lines += ["", f"/MP: for a megapixel of output; seconds on {devices}"]
     lines.append("")
@@ -43,15 +47,27 @@ def leaderboard_lines(graph: Graph, instance: dg.DagsterInstance) -> list[str]:
     return [*lines, "", f"Report: {output.path / 'report.html'}", "Graph:  make ui"]
 
 
-def row_line(row: Mapping[str, Any], score: Mapping[str, Any], speed: Mapping[str, Any]) -> str:
-    """One row on one benchmark; what it costs is all that runs, a fusion's experts included."""
+def row_line(
+    row: Mapping[str, Any], score: Mapping[str, Any], speed: Mapping[str, Any], width: int
+) -> str:
+    """One row on one benchmark; what it costs is all that runs, a fusion's experts included.
+
+    Args:
+        row: of `leaderboard.json`.
+        score: its mean score on the benchmark.
+        speed: its entry of `seconds.json`; empty where it has none.
+        width: of the column of names.
+    """
     size = f"{row['total_parameters']:,}" if row["total_parameters"] else ""
-    label = f"{row['name']} ({row['kind']})" if row["kind"] != row["name"] else row["name"]
     work, seconds = row.get("total_multiply_adds"), speed.get("total_seconds")
     return (
-        f"{label:22} {score['psnr_y']:9.2f}   {score['ssim_y']:.4f}  {size:>10}  "
-        f"{giga(work) if work else '':>14}  {three_figures(seconds) if seconds else '':>7}"
+        f"{_label(row):{width}} {score['psnr_y']:9.2f}   {score['ssim_y']:.4f}  {size:>10}  "
+        f"{giga(work) if work else '':>15}  {three_figures(seconds) if seconds else '':>7}"
     ).rstrip()
+
+
+def _label(row: Mapping[str, Any]) -> str:
+    return f"{row['name']} ({row['kind']})" if row["kind"] != row["name"] else row["name"]
 
 
 def _decision(name: str, release: dict[str, object]) -> str:

@@ -26,8 +26,8 @@ from spandrel import (
 from spandrel.__helpers.unpickler import RestrictedUnpickle
 from torch import Tensor, nn
 
-from sr_models.experts import edsr
 from sr_models.export.weights import running_parameters
+from sr_models.plugin import register
 
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors")
 _TAP = "conv_after_body"
@@ -61,7 +61,7 @@ class Expert:
 
 
 def load_expert(path: str | Path) -> Expert:
-    """Loads any single-image SR network that spandrel knows, and EDSR in both naming schemes.
+    """Loads any single-image SR network that spandrel knows, and ours: students and EDSR.
 
     Tensors are loaded strictly: one that is missing or left over is an error.
 
@@ -107,7 +107,7 @@ def load_expert(path: str | Path) -> Expert:
 
 def size_requirements(network: nn.Module) -> tuple[int, int]:
     """(minimum, multiple) of `Expert` for a network of `build_network`, from its weights."""
-    edsr.register()
+    register()
     with torch.random.fork_rng(devices=[]):
         return _sizes(MAIN_REGISTRY.load(dict(network.state_dict())))
 
@@ -150,12 +150,12 @@ def _refuse_torchscript(path: Path) -> None:
 
 
 def _describe(path: Path, state: StateDict) -> ModelDescriptor:
-    edsr.register()
+    register()
     try:
         return ModelLoader(device="cpu").load_from_state_dict(state)
     except UnsupportedModelError:
         raise ValueError(
-            f"{path.name}: no architecture of spandrel, and not EDSR, has these tensors"
+            f"{path.name}: no architecture of spandrel or of ours has these tensors"
         ) from None
     except Exception as error:  # each architecture's reader has its own ways to fail
         raise ValueError(f"{path.name}: its tensors do not fit: {_line(error)}") from error

@@ -25,7 +25,9 @@ class ChannelAttention(nn.Module):
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
         if channels < reduction:
-            raise ValueError(f"channel attention takes at least {reduction} channels, {channels}")
+            raise ValueError(
+                f"channel attention with reduction {reduction} takes no fewer channels: {channels}"
+            )
         inner = channels // reduction
         self.fc = nn.Sequential(
             nn.Conv2d(channels, inner, 1, bias=False),

@@ -33,7 +33,7 @@ def number(stored: Tensor) -> float:
     """The shortest decimal number that is `stored` in its dtype: 0.3 from a half-precision 0.3."""
     value = float(stored)
     shorter = (float(f"{value:.{digits}g}") for digits in range(1, 17))
-    return next((n for n in shorter if torch.tensor(n, dtype=stored.dtype) == value), value)
+    return next((n for n in shorter if _rounded(n, stored.dtype) == value), value)
 
 
 def as_stored(value: float) -> float:
@@ -45,3 +45,8 @@ def width_ratio(hidden: int, width: int) -> float:
     """The ratio from which `int(width * ratio)` is `hidden` again."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+def _rounded(value: float, dtype: torch.dtype) -> float:
+    # On the CPU even where a network is built on the meta device, which has no values.
+    return float(torch.tensor(value, dtype=dtype, device="cpu"))

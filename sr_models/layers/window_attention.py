@@ -66,36 +66,51 @@ class WindowAttention(nn.Module):
         side, tokens = self.window, self.window**2
         # A masked first cut at `shift` is a first window that begins above and left of the map.
         before = -self.shift % side if self.masked else 0
+        rolled = 0 if self.masked else self.shift
         rows = (before + height + side - 1) // side
         columns = (before + width + side - 1) // side
-        right, below = columns * side - width - before, rows * side - height - before
-        x = F.pad(x.permute(0, 2, 3, 1), (0, 0, before, right, before, below))
-        rolls = self.shift if not self.masked else 0
-        if rolls:
-            x = torch.roll(x, (-rolls, -rolls), (1, 2))
-        x = x.reshape(batch, rows, side, columns, side, channels).transpose(2, 3)
+        tall, wide = rows * side, columns * side
+        x = F.pad(
+            x.permute(0, 2, 3, 1),
+            (0, 0, before, wide - width - before, before, tall - height - before),
+        )
+        x = torch.roll(x, (-rolled, -rolled), (1, 2)) if rolled else x
+        # An exported graph has to hold for every size without a look at it: a spare window keeps it
+        # true that there never is just one, and look-ups stand for views that depend on sizes.
+        spare = int(torch.compiler.is_exporting())
+        x = F.pad(x, (0, 0, 0, spare * side, 0, spare * side)) if spare else x
+        rows, columns = rows + spare, columns + spare
+        if spare:
+            x = x[:, _places(rows, side, x.device)][:, :, :, _places(columns, side, x.device)]
+        else:
+            x = x.reshape(batch, rows, side, columns, side, channels)
+        x = x.transpose(2, 3)
         x = x.reshape(batch * rows * columns, tokens, channels)
 
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         inside = None
         if self.masked:
-            lines = _inside(before, height, rows * side, x.device).view(rows, 1, side, 1)
-            across = _inside(before, width, columns * side, x.device).view(1, columns, 1, side)
-            inside = (lines & across).expand(batch, -1, -1, -1, -1).reshape(-1, 1, 1, tokens)
-        x = self._attend(q, k, v, inside)
-        x = self.proj(x.transpose(1, 2).flatten(2))
+            lines = _inside(_places(rows, side, x.device) - before, height, spare)
+            across = _inside(_places(columns, side, x.device) - before, width, spare)
+            inside = lines[:, None, :, None] & across[:, None]
+            inside = inside.expand(batch, -1, -1, -1, -1).reshape(-1, 1, 1, tokens)
+        x = self.proj(self._attend(q, k, v, inside).transpose(1, 2).flatten(2))
 
         x = x.reshape(batch, rows, columns, side, side, channels).transpose(2, 3)
         x = x.reshape(batch, rows * side, columns * side, channels)
-        if rolls:
-            x = torch.roll(x, (rolls, rolls), (1, 2))
-        x = x[:, before : before + height, before : before + width]
+        if rolled:
+            x = torch.roll(x[:, :tall, :wide], (rolled, rolled), (1, 2))
+        if spare:
+            x = x.index_select(2, torch.arange(before, before + width, device=x.device))
+            x = x.index_select(1, torch.arange(before, before + height, device=x.device))
+        else:
+            x = x[:, before : before + height, before : before + width]
         return x.permute(0, 3, 1, 2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, inside: Tensor | None) -> Tensor:
         """[N, heads, tokens, d]; `inside` [N, 1, 1, tokens] says which keys may be seen.
 
-        No window lies wholly outside the map, so every query sees a key.
+        No window but a spare one lies wholly outside the map, so every query sees a key.
         """
         in_torch_only = torch.compiler.is_exporting() or (
             q.device.type == "cpu" and q.requires_grad
@@ -113,7 +128,13 @@ class WindowAttention(nn.Module):
         return attended
 
 
-def _inside(before: int, length: int, padded: int, device: torch.device) -> Tensor:
-    """bool [padded]: which places of a padded line belong to the map."""
-    place = torch.arange(padded, device=device) - before
-    return (place >= 0) & (place < length)
+def _places(count: int, side: int, device: torch.device) -> Tensor:
+    """int64 [count, side]: the places of a line, window by window."""
+    starts = torch.arange(count, device=device) * side
+    return starts[:, None] + torch.arange(side, device=device)
+
+
+def _inside(place: Tensor, length: int, spare: int) -> Tensor:
+    """bool: which places of windows [count, side] belong to the map; a spare window sees itself."""
+    inside = (place >= 0) & (place < length)
+    return inside | ~inside.any(1, keepdim=True) if spare else inside

@@ -99,8 +99,8 @@ class AetherNet3(nn.Module):
             raise ValueError(f"scale {scale} is not one of {SCALES}")
         if not depths or min(depths) < 1:
             raise ValueError(f"depths {tuple(depths)} must be one or more numbers from 1")
-        if embed_dim < len(depths):
-            raise ValueError(f"embed_dim {embed_dim} leaves no channel to a stage of {len(depths)}")
+        if embed_dim < max(8, len(depths)):
+            raise ValueError(f"embed_dim {embed_dim} must be at least 8 and the number of stages")
         hidden = int(embed_dim * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"mlp_ratio {mlp_ratio} leaves no channels of {embed_dim}")

@@ -184,7 +184,9 @@ class RealPLKSR(nn.Module):
         weights = [canonical.get(f"{name}.weight") for name in needed]
         if any(w is None for w in weights) or not all(map(_NAME.fullmatch, canonical)):
             return False
-        first, mixer, mixed, large, refine, norm = (tuple(w.shape) for w in weights if w is not None)
+        first, mixer, mixed, large, refine, norm = (
+            tuple(w.shape) for w in weights if w is not None
+        )
         last = canonical.get(f"feats.{_length(canonical) - 1}.weight")
         if len(first) != 4 or len(large) != 4 or last is None or last.ndim != 4:
             return False

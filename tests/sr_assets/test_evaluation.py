@@ -19,6 +19,7 @@ from upath import UPath
 
 from sr_assets.assets import bronze, evaluation, experts, gold, silver
 from sr_assets.evaluation import experts as expert_evaluation
+from sr_assets.evaluation.cost import Cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
 from sr_assets.evaluation.results import ImageScore, Results, picture_names, results_from_json
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
@@ -339,6 +340,57 @@ def test_leaderboard_is_the_same_bytes_again(graph: Graph) -> None:
     assert context.output.data_version() == first.data_version
 
 
+def test_costs_are_beside_the_rows(graph: Graph) -> None:
+    output = graph.make("evaluation/leaderboard")
+    rows = {row["name"]: row for row in output.read_json("leaderboard.json")["rows"]}
+    # 3 -> 4 -> 4 -> 48 channels by 3x3 convolutions at LR size, 16 SR pixels each.
+    wanted = 9 * (3 * 4 + 4 * 4 + 4 * 48) * 1_000_000 // 16
+    for name in ("one", "two", "fast", "fast_control"):
+        assert rows[name]["multiply_adds"] == rows[name]["total_multiply_adds"] == wanted
+    assert rows["blend"]["multiply_adds"] > 0
+    assert rows["blend"]["total_multiply_adds"] == rows["blend"]["multiply_adds"] + 2 * wanted
+    assert rows["mean"]["multiply_adds"] is None
+    assert rows["mean"]["total_multiply_adds"] == rows["convex"]["total_multiply_adds"]
+    assert rows["mean"]["total_multiply_adds"] == 2 * wanted
+    assert rows["bicubic"]["total_multiply_adds"] is None
+    speeds = output.read_json("seconds.json")
+    assert set(speeds) == set(rows) - {"bicubic"}
+    experts = sum(speeds[e]["seconds"] for e in ("one", "two"))
+    assert speeds["blend"]["total_seconds"] == pytest.approx(speeds["blend"]["seconds"] + experts)
+    assert speeds["mean"]["total_seconds"] == pytest.approx(experts)
+    (device,) = speeds["fast"]["devices"]
+    assert device.endswith(f", {torch.get_num_threads()} threads") or "1 thread" in device
+    table = output.metadata["table"]["md"]
+    assert f"| {wanted / 1e9:.3g} |" in table and device in table
+    made = graph.make("model/fast/cost").metadata
+    assert made["multiply_adds_per_megapixel"] == wanted
+    assert made["seconds_per_megapixel"] == speeds["fast"]["seconds"]
+
+
+def test_seconds_are_no_content(graph: Graph) -> None:
+    """A measurement that differs from day to day changes no data version, and is kept."""
+    for asset in ("model/fast/cost", "expert/one/cost", "evaluation/leaderboard"):
+        first = graph.make(asset)
+        assert not first.marker["files"]["seconds.json"]["content"]
+        context = graph.context(Ref(asset), "another-day")
+        graph.stages[asset].run(context)
+        slower = {"seconds": 1e6} if "cost" in asset else {"fast": {"seconds": 1e6}}
+        context.output.write_json("seconds.json", slower, content=False)
+        assert context.output.data_version() == first.data_version
+    assert not first.marker["files"]["report.html"]["content"]
+    page = first.read_bytes("report.html").decode()
+    assert graph.make("model/fast/cost").metadata["device"] in page
+
+
+def test_a_total_of_two_devices_has_no_seconds() -> None:
+    one, two = Cost(5, 7, 0.5, ("a",)), Cost(1, 2, 0.25, ("b",))
+    assert total_cost([]) is None
+    assert total_cost([one, one]) == Cost(10, 14, 1.0, ("a",))
+    both = Cost(6, 9, None, ("a", "b"))
+    assert total_cost([one, two]) == both
+    assert total_cost([both, one]) == Cost(11, 16, None, ("a", "b"))
+
+
 def test_inputs_and_slices(graph: Graph) -> None:
     stage = graph.stages["model/blend/evaluation"]
     assert set(stage.inputs("bench")) == {
@@ -348,7 +400,9 @@ def test_inputs_and_slices(graph: Graph) -> None:
         Ref("expert/two/evaluation", "bench"),
     }
     longer = graph.recipe.model_dump(mode="json", exclude_unset=True)
+    del longer["models"]["fast_control"]  # made by the recipe itself
     longer["models"]["fast"]["train"]["steps"] = 99
+    longer["evaluation"]["crops"] = 1
     changed = {s.key: s.settings for s in evaluation.stages(Recipe.model_validate(longer))}
     before = {s.key: s.settings for s in evaluation.stages(graph.recipe)}
     assert [k for k in before if before[k] != changed[k]] == ["evaluation/leaderboard"]

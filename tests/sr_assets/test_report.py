@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from sr_assets.report.numbers import giga, short_count, three_figures
 from sr_assets.report.page import render_page, templates_digest, title_of
-from sr_assets.report.plots import scatter, short_count
+from sr_assets.report.plots import scatter
 from sr_assets.report.terminal import row_line
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -52,6 +53,8 @@ def row(name: str, kind: str, psnr: float | None, parameters: int | None = None)
         "note": "a 0.5, b 0.5" if kind == "convex" else "",
         "parameters": parameters,
         "total_parameters": parameters,
+        "multiply_adds": None if parameters is None else 1000 * parameters,
+        "total_multiply_adds": None if parameters is None else 1000 * parameters,
         "benchmarks": {"x": score, "y": score},
     }
 
@@ -237,6 +240,74 @@ def test_the_template_is_part_of_the_version(
     assert title_of("hr") == "HR (original)"
 
 
-def test_a_fusion_in_a_terminal_shows_its_experts_parameters_too() -> None:
-    blend = {**row("blend", "fusion", 27.5, 52_000), "total_parameters": 20_052_000}
-    assert row_line(blend, blend["benchmarks"]["x"]).endswith(" 20,052,000")
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (0.0, "0"),
+        (0.00001234, "0.000012"),
+        (0.001234, "0.00123"),
+        (0.9996, "1"),
+        (99.4, "99.4"),
+        (99.6, "100"),
+        (12_345.6, "12,346"),
+    ],
+)
+def test_numbers_have_no_powers_of_ten(value: float | None, text: str) -> None:
+    assert three_figures(value) == text
+    assert giga(None if value is None else value * 1e9) == text
+
+
+def speeds() -> dict[str, Any]:
+    """`hat` and the fusion that needs it ran on one machine, the student on another."""
+    return {
+        "hat": {"seconds": 20.0, "total_seconds": 20.0, "devices": ["Slow CPU, 2 threads"]},
+        "blend": {"seconds": 0.5, "total_seconds": 20.5, "devices": ["Slow CPU, 2 threads"]},
+        "fast": {"seconds": 0.031, "total_seconds": 0.031, "devices": ["Other GPU"]},
+    }
+
+
+def test_costs_are_columns_with_their_device() -> None:
+    page = Page(render_page(leaderboard(), gallery(), speeds()))
+    joined = "".join(page.text)
+    values = {a["data-value"] for a in page.all("td")}
+    assert {"20000000000", "52000000", "20.5", "0.031"} <= values
+    assert "0.5 of its own" in joined and "0.052" in joined
+    assert joined.count("Slow CPU, 2 threads; Other GPU") >= 2
+    assert any(a.get("title") == "on Other GPU" for a in page.all("td"))
+    assert "387× fewer parameters and 387× fewer multiply-adds" in joined
+    assert "seconds.json" in {a["href"] for a in page.all("a")}
+
+
+def test_quality_is_drawn_against_size_and_work() -> None:
+    page = render()
+    assert len(page.all("svg")) == 2
+    labels = {a["id"] for a in page.all("title") if "id" in a}
+    assert labels == {a["aria-labelledby"] for a in page.all("svg")} == {"plot-size", "plot-work"}
+
+
+def test_a_leaderboard_without_costs_shows_dashes() -> None:
+    """As it was written before costs were measured."""
+    board = leaderboard()
+    for entry in board["rows"]:
+        del entry["multiply_adds"], entry["total_multiply_adds"]
+    page = Page(render_page(board, gallery()))
+    assert len(page.all("svg")) == 1
+    heads = [a for a in page.all("th") if a.get("scope") == "col"]
+    assert len(heads) == 3 * 8 + 2 * 6  # three tables of rows, two of images
+    joined = "".join(page.text)
+    assert joined.count("–") >= 2 * 3 * 5
+    assert "fewer parameters than" in joined and "seconds.json" not in joined
+
+
+def test_a_fusion_in_a_terminal_shows_its_experts_cost_too() -> None:
+    blend = {
+        **row("blend", "fusion", 27.5, 52_000),
+        "total_parameters": 20_052_000,
+        "total_multiply_adds": 1_234_000_000_000,
+    }
+    score = blend["benchmarks"]["x"]
+    shown = row_line(blend, score, speeds()["blend"], 30)
+    assert shown.split()[-3:] == ["20,052,000", "1,234", "20.5"]
+    del blend["total_multiply_adds"]
+    assert row_line(blend, score, {}, 30).endswith(" 20,052,000")

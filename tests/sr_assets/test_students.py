@@ -146,7 +146,7 @@ def test_features_are_those_of_the_network_that_ran() -> None:
     ("network", "features", "message"),
     [
         (EDSR, {"module": "nowhere"}, "there is no module nowhere"),
-        ({"architecture": "DITN"}, {}, "name one in `features.module`"),
+        ({"architecture": "RealCUGAN"}, {}, "name one in `features.module`"),
     ],
 )
 def test_a_module_for_features_has_to_be_there(
@@ -203,6 +203,17 @@ def test_a_student_of_everything_trains_and_resumes(outputs: Outputs, tmp_path: 
     control = outputs.run(checkpoint(recipe, "fast_control"), recipe, "control")
     assert control.read_json("model.json")["teachers"] == []
     assert control.data_version != whole.data_version
+
+
+def test_a_quantisation_aware_student_learns_with_rounded_weights(outputs: Outputs) -> None:
+    student = {"teachers": ["hat"], "network": {"architecture": "Compact", "args": {"num_conv": 1}}}
+    plain, aware = (make_recipe({**student, "quantisation_aware": q}) for q in (False, True))
+    made = [outputs.run(checkpoint(r), r, f"q{i}") for i, r in enumerate((plain, aware))]
+    assert made[0].data_version != made[1].data_version
+    branches = {"architecture": "paragonsr_nano"}
+    wrong = make_recipe({**student, "network": branches, "quantisation_aware": True})
+    with pytest.raises(StageError, match=r"models\.fast\.network: .* set fused_init"):
+        outputs.run(checkpoint(wrong), wrong, "branches")
 
 
 def test_the_control_is_the_same_training_without_a_teacher() -> None:

@@ -1,4 +1,4 @@
-"""RealPLKSR: the official function under official names, told again from its weights, exportable."""
+"""RealPLKSR: the official function under official names, told by its weights, exportable."""
 
 import warnings
 from typing import Any
