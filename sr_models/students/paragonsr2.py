@@ -26,10 +26,7 @@ Windows = Literal["masked", "legacy"]
 
 SCALES = (2, 3, 4, 8)
 RELEASED_WINDOW = 16
-#: Strength of the legacy base's filter in the released presets, by block.
-RELEASED_ALPHA = {"nano": 0.3, "stream": 0.0, "photo": 0.4, "pro": 0.4}
-_BASE_REACH = 4  # LR px
-
+RELEASED_ALPHA = {"nano": 0.3, "stream": 0.0, "photo": 0.4, "pro": 0.4}  # of the legacy base
 #: Names of versions 7 and 8, and of data-parallel training, to those of version 11.
 _RENAMED = (
     (r"^module\.", ""),
@@ -122,7 +119,7 @@ class ParagonSR2(nn.Module):
         self.scale = scale
         self.tileable = block in REACH  # attention's windows lie on a grid, pro pools globally
         #: LR px around a tile that decide about it, where `tileable`.
-        self.halo = max(groups * blocks * REACH.get(block, 0) + 4, _BASE_REACH)
+        self.halo = groups * blocks * REACH.get(block, 0) + 4  # both bases see 4
         self.hyperparameters: dict[str, Any] = {
             "scale": scale, "block": block, "channels": channels, "groups": groups,
             "blocks": blocks, "detail_gain": detail_gain, "base": base, "upsampler_alpha": alpha,

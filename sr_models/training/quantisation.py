@@ -46,17 +46,17 @@ def fake_quantised(network: nn.Module) -> Iterator[None]:
     what they are, and so do their names and their order.
     """
     layers = [module for module in network.modules() if isinstance(module, _LAYERS)]
-    weights = [layer.weight for layer in layers]
+    # Straight in the tables: their order is that of the optimiser and of the average.
+    tables: list[dict[str, Any]] = [layer._parameters for layer in layers]
+    weights = [table["weight"] for table in tables]
     handles = [layer.register_forward_pre_hook(_round_input) for layer in layers]
     try:
-        for layer, weight in zip(layers, weights, strict=True):
-            # Straight into the table: its order is that of the optimiser and of the average.
-            table: dict[str, Any] = layer._parameters
+        for table, weight in zip(tables, weights, strict=True):
             table["weight"] = rounded_weight(weight)
         yield
     finally:
-        for layer, weight in zip(layers, weights, strict=True):
-            layer._parameters["weight"] = weight
+        for table, weight in zip(tables, weights, strict=True):
+            table["weight"] = weight
         for handle in handles:
             handle.remove()
 
