@@ -23,7 +23,6 @@ from sr_models.registry import get_block, register_architecture
 
 Base = Literal["mks2021", "legacy"]
 Windows = Literal["masked", "legacy"]
-
 SCALES = (2, 3, 4, 8)
 RELEASED_WINDOW = 16
 RELEASED_ALPHA = {"nano": 0.3, "stream": 0.0, "photo": 0.4, "pro": 0.4}  # of the legacy base
