@@ -150,7 +150,7 @@ def test_network_files_need_torch_alone():
     files = sorted(set(modules("architecture").values()))
     code = (
         f"import sys, {', '.join(files)}\n"
-        "others = {'spandrel', 'einops', 'torchvision', 'dagster', 'sr_assets'} & sys.modules.keys()\n"
+        "others = {'spandrel', 'einops', 'torchvision', 'dagster'} & sys.modules.keys()\n"
         "assert not others, others"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
