@@ -8,12 +8,14 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
 
 from sr_models.export.weights import is_merging_convolution
@@ -70,7 +72,7 @@ def multiply_adds(
     >>> multiply_adds(nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2)), 2)
     81000000
     """
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    with torch.no_grad(), _flex_attention_uncompiled(), FlopCounterMode(display=False) as counter:
         _run(forward, _picture(side, device), scale)
     return round(counter.get_total_flops() / 2 * MEGAPIXEL / (side * scale) ** 2)
 
@@ -132,6 +134,17 @@ def merged_for_good(network: nn.Module) -> nn.Module:
             module.update_params()  # type: ignore[operator]
             module.update_params = _nothing  # type: ignore[assignment]
     return network
+
+
+@contextmanager
+def _flex_attention_uncompiled() -> Iterator[None]:
+    """Lets flex attention be counted: it compiles itself, which no counter can look into."""
+    before = flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG
+    flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
+    try:
+        yield
+    finally:
+        flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = before
 
 
 def _nothing() -> None:

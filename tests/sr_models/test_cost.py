@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import flex_attention
 
 from sr_models.metrics import cost
 from sr_models.metrics.cost import merged_for_good, multiply_adds, seconds_per_megapixel
@@ -42,13 +45,14 @@ def test_what_runs_at_sr_size_counts_scale_squared_times() -> None:
     assert multiply_adds(network, 4, side=16) == 81_000_000
 
 
-def test_both_products_of_attention_are_counted() -> None:
+@pytest.mark.parametrize("attention", [F.scaled_dot_product_attention, flex_attention])
+def test_both_products_of_attention_are_counted(attention: Any) -> None:
     tokens, channels = 12 * 12, 8
     mix = nn.Linear(3, channels, bias=False)
 
     def forward(lr: Tensor) -> Tensor:
         x = mix(lr.flatten(2).transpose(1, 2))
-        assert F.scaled_dot_product_attention(x, x, x).shape == (1, tokens, channels)
+        assert attention(*[x.unsqueeze(1)] * 3).shape == (1, 1, tokens, channels)
         return lr
 
     wanted = tokens * (3 * channels + 2 * tokens * channels)
@@ -76,9 +80,9 @@ def test_merging_is_no_work_that_grows_with_the_picture() -> None:
 
 
 @pytest.mark.parametrize("measure", [multiply_adds, seconds_per_megapixel])
-def test_a_network_of_another_scale_is_an_error(measure: object) -> None:
+def test_a_network_of_another_scale_is_an_error(measure: Any) -> None:
     with pytest.raises(ValueError, match=r"became \(1, 3, 24, 24\), not \(1, 3, 48, 48\)"):
-        measure(plain(2, 4, 1), 4, side=12)  # type: ignore[operator]
+        measure(plain(2, 4, 1), 4, side=12)
 
 
 class Clock:
