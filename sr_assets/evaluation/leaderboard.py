@@ -75,13 +75,27 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
     context.output.write_json(SECONDS, speeds, content=False)
     page = render_page(leaderboard, gallery, speeds)
     context.output.write_bytes("report.html", page.encode(), content=False)
+    gains = _gains(leaderboard["checks"])
+    for name, said in gains.items():
+        context.log(f"{name}: {said['reason']}")
     return {
         **_numbers(rows),
+        **{f"gain_{name}": said["numbers"]["gain"] for name, said in gains.items()},
         "rows": len(rows),
         "images": total,
         "checks_failed": sum(not o["passed"] for c in leaderboard["checks"] for o in c["outcomes"]),
         "table": {"md": _markdown(rows, speeds)},
         "report": {"path": str(context.output.final / "report.html")},
+    }
+
+
+def _gains(checks: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Student -> what its check against its control said, where both were measured."""
+    return {
+        check["name"]: outcome
+        for check in checks
+        for outcome in check["outcomes"]
+        if outcome["name"] == "teacher_helped" and "gain" in outcome["numbers"]
     }
 
 

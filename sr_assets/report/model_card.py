@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sr_models.registry import modules_of
+
 _KINDS = {
     "gate": "A fusion: per-pixel weights over frozen experts, and a small residual.",
     "fusion": "A fusion: seven phases, guided by the frequencies of LR, over frozen experts.",
-    "student": "A fast network, trained on HR and on a teacher's pictures.",
+    "student": "A fast network, trained on HR and on its teachers' pictures.",
     "plain": "A network trained on pairs of LR and HR alone.",
 }
 
@@ -146,14 +148,15 @@ def _how(facts: CardFacts) -> str:
     if d["experts"]:
         code, said, feed = _how_fusion(d, weights, size)
     else:
-        ours = d["architecture"] == "EDSR"
+        ours = d["architecture"] == "EDSR" or bool(modules_of(d["architecture"], {}))
         code = (
-            "from spandrel import ModelLoader\n"
-            + ("from sr_models.experts import edsr\n\nedsr.register()\n" if ours else "\n")
+            ("import sr_models\n" if ours else "")
+            + "from spandrel import ModelLoader\n\n"
+            + ("sr_models.register()\n" if ours else "")
             + f'model = ModelLoader().load_from_file("{weights}")\n'
             f"sr = model(lr)  # lr: float32 tensor {size}\n"
         )
-        said = "With spandrel" + (" (and this package, for EDSR):" if ours else ":")
+        said = "With spandrel" + (" and this package:" if ours else ":")
         feed = '{"input": lr}'
     parts = [said, f"```python\n{code}```"]
     if graph:

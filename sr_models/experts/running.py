@@ -70,7 +70,8 @@ def run_expert(
     start = 0
     while start < len(lr):
         try:
-            part = _forward(expert, lr[start : start + batch], dtype, features)
+            # A copy: spandrel's RCAN multiplies its input in place.
+            part = _forward(expert, lr[start : start + batch].clone(), dtype, features)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -26,7 +26,6 @@ SIDE = 96
 MEGAPIXEL = 1_000_000
 
 _WARM_UP = 0.1  # seconds in which caches fill and clocks rise
-_SLOW = 5.0  # seconds of a run in which no warm-up shows
 _BUDGET = 1.0  # seconds of repeats
 _REPEATS = 15  # at most
 
@@ -82,9 +81,9 @@ def seconds_per_megapixel(
 ) -> Speed:
     """Seconds for one megapixel (10⁶ px) of output, one picture at a time, on this machine.
 
-    Runs to warm up, then takes the median of up to 15 repeats, begun within a second. A network
-    that needs longer is run once after its warm-up; one that needs more than five seconds is run
-    once in all. Copying pictures to the device is not timed.
+    Runs to warm up (and to compile, where a network does), then takes the median of up to 15
+    repeats, begun within a second: a network that needs longer is timed once. Copying pictures to
+    the device is not timed.
 
     Args:
         forward, scale, device: as for `multiply_adds`.
@@ -96,10 +95,10 @@ def seconds_per_megapixel(
     device = torch.device(device)
     lr = _picture(side, device)
     with torch.no_grad():
-        first = warm = _timed(forward, lr, scale)
+        warm = _timed(forward, lr, scale)
         while warm < _WARM_UP:
             warm += _timed(forward, lr, scale)
-        taken = [first if first > _SLOW else _timed(forward, lr, scale)]
+        taken = [_timed(forward, lr, scale)]
         while sum(taken) < _BUDGET and len(taken) < _REPEATS:
             taken.append(_timed(forward, lr, scale))
     return Speed(

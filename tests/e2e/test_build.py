@@ -6,13 +6,13 @@ DATASETS, EXPERTS, MODELS = ("photos", "other"), ("edsr", "compact"), ("fusion",
 EVERYTHING = {
     *(f"bronze/images[{s}]" for s in (*DATASETS, "bench")),
     *(f"{asset}[{d}]" for d in DATASETS for asset in ("silver/patches", "gold/pairs")),
-    *(f"expert/{e}/{what}" for e in EXPERTS for what in ("weights", "evaluation[bench]")),
+    *(f"expert/{e}/{what}" for e in EXPERTS for what in ("weights", "evaluation[bench]", "cost")),
     *(f"expert/{e}/cache[{d}]" for e in EXPERTS for d in DATASETS),
     *(f"model/fusion/cache[{d}]" for d in DATASETS),
     *(
         f"model/{m}/{what}"
         for m in MODELS
-        for what in ("checkpoint", "evaluation[bench]", "export", "release")
+        for what in ("checkpoint", "evaluation[bench]", "cost", "export", "release")
     ),
     "evaluation/baselines[bench]",
     "evaluation/leaderboard",

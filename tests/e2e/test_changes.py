@@ -22,6 +22,7 @@ def test_the_steps_of_a_student_touch_only_what_hangs_below_it(project: Project)
     assert set(why) == {
         "model/student/checkpoint",
         "model/student/evaluation[bench]",
+        "model/student/cost",
         "model/student/export",
         "model/student/release",
         "evaluation/leaderboard",
@@ -76,7 +77,7 @@ def test_a_change_of_the_degradation_starts_at_gold_and_is_named(
     assert {name for name, row in status.items() if row["state"] == "fresh"} == {
         *(f"bronze/images[{s}]" for s in ("photos", "other", "bench")),
         *(f"silver/patches[{d}]" for d in ("photos", "other")),
-        *(f"expert/{e}/weights" for e in EXPERTS),
+        *(f"expert/{e}/{what}" for e in EXPERTS for what in ("weights", "cost")),
     }
     assert status["expert/edsr/cache[photos]"]["why"] == "gold/pairs[photos] is stale"
 
@@ -104,7 +105,7 @@ def test_a_new_photo_is_followed_by_all_that_is_made_from_it_alone(
         *(
             f"model/{m}/{what}"
             for m in ("fusion", "student", "alone")
-            for what in ("checkpoint", "evaluation[bench]", "export", "release")
+            for what in ("checkpoint", "evaluation[bench]", "cost", "export", "release")
         ),
         *("evaluation/baselines[bench]", "evaluation/leaderboard"),
     }

@@ -16,7 +16,8 @@ HEAVY = (
     "huggingface_hub", "tensorboard",
 )  # fmt: skip
 DEMO_EXPERTS = ("hat", "drct", "grl", "edsr")
-DEMO_MODELS = ("gate", "fusion", "student", "student_alone")
+STUDENTS = ("paragonsr2_realtime", "paragonsr_nano")
+DEMO_MODELS = ("gate", "fusion", *STUDENTS, *(f"{name}_control" for name in STUDENTS))
 
 
 def test_the_demo_shows_these_assets() -> None:
@@ -26,10 +27,18 @@ def test_the_demo_shows_these_assets() -> None:
     keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
     assert keys == {
         *("bronze/images", "silver/patches", "gold/pairs"),
-        *(f"expert/{e}/{w}" for e in DEMO_EXPERTS for w in ("weights", "cache", "evaluation")),
-        *(f"model/{m}/{w}" for m in DEMO_MODELS for w in ("checkpoint", "evaluation", "export")),
-        "model/gate/cache",
-        *(f"model/{m}/release" for m in ("gate", "fusion", "student")),
+        *(
+            f"expert/{e}/{w}"
+            for e in DEMO_EXPERTS
+            for w in ("weights", "cache", "evaluation", "cost")
+        ),
+        *(
+            f"model/{m}/{w}"
+            for m in DEMO_MODELS
+            for w in ("checkpoint", "evaluation", "cost", "export")
+        ),
+        "model/fusion/cache",
+        *(f"model/{m}/release" for m in ("gate", "fusion", *STUDENTS)),
         *("evaluation/baselines", "evaluation/leaderboard"),
     }
     assert all(node.description and node.group_name for node in _nodes(definitions))

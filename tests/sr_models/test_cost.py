@@ -109,9 +109,7 @@ def test_seconds_are_the_median_after_a_warm_up(monkeypatch: pytest.MonkeyPatch)
 def test_a_slow_network_is_run_once_and_a_quick_one_at_most_fifteen_times(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    slow = seconds_per_megapixel(Clock(monkeypatch, 4.0, 3.0).forward, 2, side=50)
+    slow = seconds_per_megapixel(Clock(monkeypatch, 60.0, 3.0).forward, 2, side=50)
     assert (slow.repeats, slow.seconds) == (1, pytest.approx(300))
-    slower = seconds_per_megapixel(Clock(monkeypatch, 60.0, 50.0).forward, 2, side=50)
-    assert (slower.repeats, slower.seconds) == (1, pytest.approx(6000))
     quick = seconds_per_megapixel(Clock(monkeypatch, 0.04).forward, 2, side=50)
     assert (quick.repeats, quick.seconds) == (15, pytest.approx(4))

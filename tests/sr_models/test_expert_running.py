@@ -241,3 +241,21 @@ def test_devices(monkeypatch):
     assert pick_device("auto") == torch.device("mps")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert pick_device("auto") == torch.device("cuda")
+
+
+def test_a_network_that_writes_into_its_input_leaves_the_caller_s_alone() -> None:
+    class Greedy(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.factor = torch.nn.Parameter(torch.tensor(0.5), requires_grad=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.mul_(self.factor).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+    expert = Expert(
+        "Greedy", Greedy(), lambda model, x: model(x), 2, 1, 1, None, None, 0, bf16_safe=True
+    )
+    lr = torch.rand(1, 3, 4, 4)
+    before = lr.clone()
+    assert run_expert(expert, lr).sr.shape == (1, 3, 8, 8)
+    assert torch.equal(lr, before)
