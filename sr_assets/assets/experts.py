@@ -105,6 +105,7 @@ def _make_weights(name: str, context: StageContext) -> dict[str, Any]:
 
 def _recognise(name: str, context: StageContext, file: str, sha256: str) -> dict[str, Any]:
     from sr_models.experts.loading import load_expert
+    from sr_models.registry import modules_of
 
     recipe, expert = context.recipe, context.recipe.experts[name]
     if expert.sha256 not in (None, sha256):
@@ -120,6 +121,11 @@ def _recognise(name: str, context: StageContext, file: str, sha256: str) -> dict
         raise StageError(
             f"experts.{name}.architecture is {expert.architecture}, but the file holds "
             f"{loaded.architecture}"
+        )
+    if expert.architecture is None and modules_of(loaded.architecture, {}):
+        raise StageError(
+            f"experts.{name}.architecture is missing: the file holds {loaded.architecture}, whose "
+            f"code is ours and decides when this is stale: set it to {loaded.architecture}"
         )
     if loaded.scale != recipe.scale:
         raise StageError(

@@ -93,6 +93,7 @@ def _run(context: StageContext, name: str) -> dict[str, Any]:
         "expert_weights": experts,
         "taps": dict(model.taps),
         "parameters": model.description["parameters"],
+        "quantisation_aware": model.description.get("quantisation_aware", False),
         "datasets": model.description["datasets"],
         "licence": context.recipe.models[name].licence,
         "tensors": digest_weights(state),

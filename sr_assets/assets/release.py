@@ -95,7 +95,7 @@ def _settings(recipe: Recipe, name: str) -> dict[str, Any]:
         "benchmarks": list(recipe.benchmarks),
         "export.onnx": recipe.export.onnx,
         f"models.{name}.kind": model.kind,
-        "teachers": _chain(recipe, name)[1:],
+        "teachers": _teachers(recipe, name),
         **{f"models.{m}.licence": recipe.models[m].licence for m in behind},
         **{f"datasets.{d}.licence": recipe.datasets[d].licence for d in datasets},
         **{f"experts.{e}.licence": expert.licence for e, expert in recipe.experts.items()},
@@ -228,7 +228,6 @@ def _facts(
     checks: list[dict[str, Any]],
 ) -> CardFacts:
     recipe = context.recipe
-    teachers = _chain(recipe, name)[1:]
     experts = _experts_behind(recipe, name)
     return CardFacts(
         description=description,
@@ -237,20 +236,31 @@ def _facts(
         data={d: recipe.datasets[d].licence for d in _datasets_behind(recipe, name)},
         experts={e: recipe.experts[e].licence for e in experts},
         expert_weights={e: weights_digest(context.input(f"expert/{e}/weights")) for e in experts},
-        teachers={t: (recipe.models.get(t) or recipe.experts[t]).licence for t in teachers},
+        teachers={
+            teacher: (above, (recipe.models.get(teacher) or recipe.experts[teacher]).licence)
+            for teacher, above in _teachers(recipe, name).items()
+        },
         versions=report["data"],
         rows=scores,
         checks=checks,
     )
 
 
-def _chain(recipe: Recipe, name: str) -> list[str]:
-    """A model, its teachers, theirs, and so on, each once; experts are teachers too."""
-    found = [name]
-    for each in found:
-        if each in recipe.models:
-            found += [t for t in recipe.teachers_of(each) if t not in found]
+def _teachers(recipe: Recipe, name: str) -> dict[str, int]:
+    """Those a model learnt from, then their teachers, and so on -> students in between."""
+    found: dict[str, int] = {}
+    nearest, above = list(recipe.teachers_of(name)), 0
+    while nearest:
+        found |= dict.fromkeys((t for t in nearest if t not in found), above)
+        students = [t for t in nearest if t in recipe.models]
+        nearest = [t for s in students for t in recipe.teachers_of(s) if t not in found]
+        above += 1
     return found
+
+
+def _chain(recipe: Recipe, name: str) -> list[str]:
+    """A model and all it learnt from."""
+    return [name, *_teachers(recipe, name)]
 
 
 def _datasets_behind(recipe: Recipe, name: str) -> tuple[str, ...]:

@@ -51,12 +51,13 @@ def student_trainee(recipe: Recipe, name: str, model: StudentModel) -> Trainee:
         network = plain.build()
         if told:
             path = _feature_path(network, told.module)
+            _demand_no_padding(network, model.train.crop)
         return network
 
     def forward(network: nn.Module, batch: Batch) -> Tensor:
         output = plain.forward(network, batch)
         if told:
-            batch[_OWN] = network.get_submodule(path).__dict__.pop(_OWN)
+            batch[_OWN] = _kept_features(network, path)
         return output
 
     def losses(
@@ -102,6 +103,17 @@ def student_trainee(recipe: Recipe, name: str, model: StudentModel) -> Trainee:
     )
 
 
+def _demand_no_padding(network: nn.Module, crop: int) -> None:
+    """Raises ValueError where crops would be padded, and features be larger than an expert's."""
+    from sr_models.experts.loading import size_requirements
+
+    minimum, _ = size_requirements(network)
+    if crop < minimum:
+        raise ValueError(
+            f"features need crops of at least {minimum} px: raise train.crop from {crop}"
+        )
+
+
 def _feature_path(network: nn.Module, module: str | None) -> str:
     """Path of the module whose output is compared, made to keep that output in every run.
 
@@ -125,3 +137,17 @@ def _feature_path(network: nn.Module, module: str | None) -> str:
 
     network.get_submodule(path).register_forward_hook(keep)
     return path
+
+
+def _kept_features(network: nn.Module, path: str) -> Tensor:
+    """What `path` gave in the run that has just ended.
+
+    Raises:
+        ValueError: nothing, or no map.
+    """
+    features = network.get_submodule(path).__dict__.pop(_OWN, None)
+    if features is None:
+        raise ValueError(f"{path} is not run as a module: name another in `features.module`")
+    if getattr(features, "ndim", 0) != 4:
+        raise ValueError(f"{path} gives no map [B, C, h, w]: name another in `features.module`")
+    return features

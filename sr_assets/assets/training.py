@@ -164,6 +164,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         "experts": list(trainee.experts),
         "taps": dict(trainee.taps),
         "teachers": list(recipe.teachers_of(name)),
+        "quantisation_aware": getattr(model, "quantisation_aware", False),
         "datasets": list(recipe.training_datasets(model.datasets)),
         "parameters": parameters,
         "steps": result.steps,

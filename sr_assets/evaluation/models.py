@@ -41,6 +41,7 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: there is nothing to measure, the weights do not fit, or a picture is not finite.
     """
+    from sr_models.export.fusing import fused_copy
     from sr_models.export.weights import running_parameters
 
     images = benchmark_images(context)
@@ -64,7 +65,8 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
             advance(1)
     kind = "fusion" if model.experts else model.kind
     note = tiles_note(tiled, len(scores), _TILE, _HALO)
-    results = Results(name, kind, tuple(scores), running_parameters(model.network), note)
+    parameters = running_parameters(fused_copy(model.network))
+    results = Results(name, kind, tuple(scores), parameters, note)
     context.output.write_json("results.json", results.to_json())
     return results.metadata()
 

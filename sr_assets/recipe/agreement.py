@@ -95,7 +95,8 @@ def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
 
 def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel) -> Iterator[str]:
     """Teachers that are not there or cannot be told, and a control whose name is taken."""
-    others = sorted([*recipe.experts, *(n for n in recipe.models if n != name)])
+    models = (*recipe.models, *_controls(recipe))
+    others = sorted([*recipe.experts, *(n for n in models if n != name)])
     for teacher in model.teachers or ():
         if teacher not in others:
             yield f"{path}.teachers: {teacher!r} is not one of {others}"
@@ -110,6 +111,8 @@ def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel)
         elif not recipe.experts[expert].features:
             yield f"{path}.features.experts: set experts.{expert}.features, so that they are cached"
     control = control_name(name)
+    if model.control and len(control) > 60:
+        yield f"{path}.control: {control} is longer than 60 characters: shorten the student's name"
     taken = recipe.models.get(control)
     if model.control and taken is not None:
         shared = ("network", "quantisation_aware", "datasets", "train", "licence")

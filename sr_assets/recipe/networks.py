@@ -14,9 +14,12 @@ from sr_assets.recipe.training import Train
 
 
 class Network(Strict):
-    """An architecture by its spandrel name and the arguments of its constructor."""
+    """An architecture by its name and the arguments of its constructor."""
 
-    architecture: str = Field(description="Such as SPAN, Compact, HAT, EDSR.")
+    architecture: str = Field(
+        description="One of ours, such as paragonsr2_realtime, or of spandrel's, such as SPAN; "
+        "docs/students.md lists them."
+    )
     args: dict[str, Any] = Field(default_factory=dict, description="Constructor arguments.")
 
 

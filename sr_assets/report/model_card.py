@@ -35,8 +35,8 @@ class CardFacts:
     """Expert that the model runs on, or learnt from -> licence."""
     expert_weights: Mapping[str, str]
     """The same experts -> sha256 of their weights."""
-    teachers: Mapping[str, str | None]
-    """What it learnt from, the teacher of that, and so on -> licence."""
+    teachers: Mapping[str, tuple[int, str | None]]
+    """What it learnt from, the teachers of those, and so on -> students in between, licence."""
     versions: Mapping[str, str]
     """What it was trained from: asset -> data version."""
     rows: Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -60,9 +60,10 @@ def render_card(facts: CardFacts) -> str:
                 ("parameters", f"{d['parameters']:,}"),
                 ("licence of the weights", _licence(d["licence"])),
                 *(
-                    (f"teacher{' of the teacher' * i}", f"{name}, licence {_licence(text)}")
-                    for i, (name, text) in enumerate(facts.teachers.items())
+                    (f"teacher{' of a teacher' * above}", f"{name}, licence {_licence(text)}")
+                    for name, (above, text) in facts.teachers.items()
                 ),
+                *([("trained for", "int8 weights and activations")] if _rounded(d) else []),
                 *([("experts it runs on", ", ".join(d["experts"]))] if d["experts"] else []),
                 *([("features it takes", _features(d))] if _features(d) else []),
             ],
@@ -133,6 +134,10 @@ def _scores(facts: CardFacts, own: str) -> str:
         shown = f"**{name}**" if name == own else name
         rows.append((shown, *cells))
     return _table(("", *(f"{b}: PSNR-Y / SSIM-Y" for b in benchmarks)), rows)
+
+
+def _rounded(d: Mapping[str, Any]) -> bool:
+    return bool(d.get("quantisation_aware"))
 
 
 def _score(score: Mapping[str, Any]) -> str:

@@ -38,7 +38,7 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
     A place is a channel vector, normalised to length 1; the affinity of two places is their inner
     product, so the maps may differ in their channels. He et al. 2020, "FAKD: Feature-affinity based
     knowledge distillation for efficient image super-resolution", eq. 3 and 4. Maps larger than
-    `GRID` are averaged down to it first.
+    `GRID` are first averaged over equal cells; what is left over at the right and below is dropped.
 
     Args:
         student: floating [B, C, h, w]; gradients go to it alone.
@@ -62,7 +62,7 @@ def affinity_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _affinities(features: Tensor) -> Tensor:
     """[B, C, h, w] -> [B, n, n], n at most `GRID`²."""
-    height, width = features.shape[2:]
-    pooled = F.adaptive_avg_pool2d(features.float(), (min(height, GRID), min(width, GRID)))
-    places = F.normalize(pooled.flatten(2), dim=1)
+    # Equal cells: adaptive pooling has no deterministic gradient on CUDA.
+    cell = [-(-side // GRID) for side in features.shape[2:]]
+    places = F.normalize(F.avg_pool2d(features.float(), cell).flatten(2), dim=1)
     return places.transpose(1, 2) @ places

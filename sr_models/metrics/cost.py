@@ -56,7 +56,7 @@ def multiply_adds(
 
     Counted are convolutions, matrix products and attention (both of its products), a multiply and
     its add as one. Biases, activations, norms, resampling and Fourier transforms are not. The
-    number depends on shapes alone: it is the same on every device, "meta" included.
+    number depends on shapes alone and is the same on every device that the network runs on.
 
     Args:
         forward: a network, or any function that runs one; nothing is learnt from it.

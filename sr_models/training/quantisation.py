@@ -19,14 +19,17 @@ _TINY = 1e-8  # range of a tensor of one value
 
 
 def check_quantisable(network: nn.Module) -> None:
-    """Refuses a network whose branches are merged only after training.
+    """Refuses a network whose branches are merged only after training, and one that checkpoints.
 
     Rounding the branches is not rounding their sum: such a network is fused before.
 
     Raises:
-        ValueError: it has such branches.
+        ValueError: it has such branches, or computes its activations twice.
     """
     told: dict[str, Any] = getattr(network, "hyperparameters", {})
+    if any(told.get(name) for name in ("use_checkpointing", "use_checkpoint", "use_chk")):
+        # The second forward pass comes with the backward one, when nothing is rounded any more.
+        raise ValueError("quantisation-aware training takes no gradient checkpointing")
     if told.get("fused_init") is False:
         raise ValueError("quantisation-aware training takes the fused network: set fused_init")
     if any(is_merging_convolution(module) for module in network.modules()):

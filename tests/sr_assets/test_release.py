@@ -409,6 +409,20 @@ def test_other_images_or_another_scale_are_not_compared(world: World) -> None:
     assert decision["released"] and "first release" in said
 
 
+def test_the_card_tells_direct_teachers_from_those_behind_them(world: World) -> None:
+    base = world.recipe.model_dump(mode="json", exclude_unset=True)
+    student = {**base["models"]["student"], "control": False}
+    base["models"]["student"]["teachers"] = ["between", "one"]
+    base["models"]["between"] = {**student, "teachers": ["fusion", "two"], "licence": "MIT"}
+    world.recipe = Recipe.model_validate(base)
+    world.scores(**GOOD, between=28.0)
+    _, output = released(world, "student")
+    card = output.read_bytes("model_card.md").decode()
+    assert "| teacher | between, licence MIT |\n| teacher | one, licence Apache-2.0 |" in card
+    assert "| teacher of a teacher | fusion, licence" in card
+    assert "| teacher of a teacher | two, licence Apache-2.0 |" in card
+
+
 def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> None:
     base = world.recipe.model_dump(mode="json", exclude_unset=True)
     base["datasets"]["secret"] = {"source": {"kind": "folder", "path": "z"}, "licence": "NC"}

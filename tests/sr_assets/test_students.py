@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import ValidationError
-from training_stores import SIDE, Outputs, small_outputs
+from training_stores import Outputs, small_outputs
 
 from sr_assets.assets import models
 from sr_assets.assets.students import student_trainee
@@ -146,6 +146,7 @@ def test_features_are_those_of_the_network_that_ran() -> None:
     ("network", "features", "message"),
     [
         (EDSR, {"module": "nowhere"}, "there is no module nowhere"),
+        (EDSR, {"module": "body"}, "models.fast: body is not run as a module: name another"),
         ({"architecture": "RealCUGAN"}, {}, "name one in `features.module`"),
     ],
 )
@@ -163,6 +164,15 @@ def test_features_of_another_size_are_told(outputs: Outputs) -> None:
     recipe = make_recipe({"teachers": ["hat"], "features": told})
     with pytest.raises(StageError, match="differ in size: name a module of LR's size"):
         outputs.run(checkpoint(recipe), recipe, "larger")
+
+
+def test_features_need_crops_that_are_not_padded(outputs: Outputs) -> None:
+    told = {"experts": ["hat"], "weight": 1.0}
+    windows = {"embed_dim": 8, "depths": [2], "num_heads": [2], "window_size": 8, "img_size": 16}
+    network = {"architecture": "SwinIR", "args": windows}
+    recipe = make_recipe({"teachers": ["hat"], "network": network, "features": told})
+    with pytest.raises(StageError, match=r"raise train\.crop from 8"):
+        outputs.run(checkpoint(recipe), recipe, "padded")
 
 
 def test_features_need_an_expert_that_caches_them() -> None:
@@ -232,6 +242,18 @@ def test_the_name_of_a_control_is_its_own() -> None:
         make_recipe({"teachers": ["hat"], "control": True}, fast_control=GATE)
 
 
+def test_a_student_s_control_may_be_named_where_models_are() -> None:
+    taught = {"kind": "student", "network": EDSR, "train": TRAIN, "teachers": ["fast_control"]}
+    recipe = make_recipe({"teachers": ["hat"], "control": True}, slow=taught)
+    assert Ref("model/fast_control/cache", "photos") in set(checkpoint(recipe, "slow").inputs(None))
+
+
+def test_a_control_s_name_has_room() -> None:
+    long = {"kind": "student", "network": EDSR, "teachers": ["hat"], "control": True}
+    with pytest.raises(ValidationError, match="longer than 60 characters: shorten the student"):
+        make_recipe({"teachers": ["hat"]}, **{"a" * 58: long})
+
+
 def test_students_may_teach_but_not_in_a_circle() -> None:
     student = {"kind": "student", "network": EDSR, "train": TRAIN}
     chain = make_recipe({"teachers": ["a"]}, a={**student, "teachers": ["hat"]})
@@ -251,4 +273,3 @@ def test_the_network_s_own_file_is_in_its_code_version() -> None:
         modules = set(checkpoint(recipe, name).modules)
         assert {"sr_models.students.realplksr", "sr_models.layers.dysample"} <= modules
     assert not {m for m in checkpoint(make_recipe({"teachers": ["hat"]})).modules if "realpl" in m}
-    assert SIDE % SCALE == 0

@@ -52,6 +52,13 @@ def test_affinity_of_large_maps_is_of_their_averages() -> None:
     assert affinity_loss(*large) == pytest.approx(float(affinity_loss(small, other)), abs=1e-6)
 
 
+def test_cells_are_equal_and_the_rest_is_dropped() -> None:
+    draw = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(1, 3, GRID + 5, 7, generator=draw) for _ in range(2))
+    cut = [x[:, :, : (GRID + 5) // 2 * 2] for x in (one, other)]
+    assert torch.equal(affinity_loss(one, other), affinity_loss(*cut))
+
+
 def test_gradients_reach_the_student_alone() -> None:
     student = torch.rand(1, 2, 3, 3, dtype=torch.float64, requires_grad=True)
     teacher = torch.rand(1, 4, 3, 3, requires_grad=True)

@@ -75,6 +75,7 @@ def test_every_weight_learns_inside() -> None:
     ("name", "args", "message"),
     [
         ("paragonsr_nano", {}, "set fused_init"),
+        ("paragonsr2_realtime", {"use_checkpointing": True}, "takes no gradient checkpointing"),
         ("SPAN", {"feature_channels": 8}, "merges its branches after training"),
     ],
 )
