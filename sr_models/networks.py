@@ -46,6 +46,8 @@ _CHANNEL_NAMES = (
 #: What spandrel takes for granted when it loads, where the class's own default is another.
 _LOADED_AS: dict[str, dict[str, Any]] = {"GRL": {"stripe_shift": True}}
 
+_GATHERING = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 #: RealCUGAN is another network at each scale.
 _CUGAN = {2: "UpCunet2x", 3: "UpCunet3x", 4: "UpCunet4x"}
 
@@ -76,7 +78,8 @@ def build_network(architecture: str, scale: int, args: Mapping[str, Any]) -> nn.
     """A new network with random weights: float [B,3,h,w] in [0,1] to [B,3,h·scale,w·scale].
 
     From its bare `state_dict()`, `spandrel.ModelLoader` (after `sr_models.register()`) makes the
-    very same function; arguments for which that is not so are refused.
+    very same function; arguments for which that is not so are refused. A registered class without
+    `detect` is built as it is: spandrel does not know its files.
 
     Args:
         architecture: one of `architectures()`; the names of ours in any case.
@@ -101,7 +104,8 @@ def build_network(architecture: str, scale: int, args: Mapping[str, Any]) -> nn.
             module.register_buffer(name, getattr(module, name), persistent=True)
     if architecture == "RCAN":
         module.register_forward_pre_hook(_own_input)
-    _check_told_again(architecture, module, scale)
+    if architecture.lower() not in modules("architecture") or hasattr(module, "detect"):
+        _check_told_again(architecture, module, scale)
     return module
 
 
@@ -125,18 +129,20 @@ def feature_module_of(network: nn.Module) -> str | None:
 def constructor_arguments(architecture: str) -> dict[str, Any]:
     """Name -> default (`inspect.Parameter.empty` where it is required) of a constructor.
 
-    Of a preset of ours, its class's: what is given goes before the preset.
+    Of a preset of ours that hands on what it is given, those of the class that it names.
 
     Raises:
         ValueError: unknown architecture.
     """
-    cls: Any
+    found: Any
     if architecture.lower() in modules("architecture"):
-        cls = plugin.class_of(architecture)
+        found = get_architecture(architecture)
+        if _takes_any(found):
+            found = plugin.class_of(architecture) or found
     else:
-        cls = _class(architecture, 4)
-    parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
-    return {p.name: p.default for p in parameters}
+        found = _class(architecture, 4)
+    parameters = inspect.signature(found).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind not in _GATHERING}
 
 
 def _class(architecture: str, scale: int) -> Any:
@@ -159,7 +165,7 @@ def _loaded_scale(architecture: str, scale: int, args: Mapping[str, Any]) -> int
 def _arguments(architecture: str, scale: int, args: dict[str, Any]) -> dict[str, Any]:
     known = constructor_arguments(architecture)
     for name in args:
-        if name not in known:
+        if name not in known and not _hides_arguments(architecture):
             raise ValueError(
                 f"{architecture} has no argument {name!r}{_nearest(name, known)}: it takes "
                 f"{', '.join(known)}"
@@ -184,6 +190,17 @@ def _arguments(architecture: str, scale: int, args: dict[str, Any]) -> dict[str,
     return filled
 
 
+def _takes_any(found: Any) -> bool:
+    return any(p.kind is p.VAR_KEYWORD for p in inspect.signature(found).parameters.values())
+
+
+def _hides_arguments(architecture: str) -> bool:
+    """Whether it is a factory of ours that hands on its arguments to nobody knows what."""
+    if architecture.lower() not in modules("architecture"):
+        return False
+    return plugin.class_of(architecture) is None and _takes_any(get_architecture(architecture))
+
+
 def _own_input(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     """spandrel's RCAN brings its input to 0..255 in place: it gets a copy."""
     return (given[0].clone(), *given[1:])
@@ -191,7 +208,9 @@ def _own_input(module: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _nearest(name: str, names: Iterable[str]) -> str:
     lower = {n.lower(): n for n in names}
-    near = difflib.get_close_matches(name.lower(), lower, 1, 0.5)
+    first_word = name.lower().split("_")[0]  # window of window_size
+    near = [first_word] if first_word in lower else []
+    near = near or difflib.get_close_matches(name.lower(), lower, 1, 0.5)
     return f" (did you mean {lower[near[0]]}?)" if near else ""
 
 

@@ -26,6 +26,8 @@ from torch import Tensor, nn
 from sr_models.experts import edsr
 from sr_models.registry import get_architecture, modules
 
+_LEARNT = ("detail_gain",)  # arguments that say where a weight starts
+
 
 def register() -> None:
     """Makes `spandrel.ModelLoader` know every architecture of ours and EDSR; again, does nothing.
@@ -51,13 +53,23 @@ def classes() -> list[Any]:
 
 
 def class_of(name: str) -> Any:
-    """The class that an architecture of ours is or, of a preset, that it builds."""
+    """The registered class that an architecture of ours is or, by its return type, builds.
+
+    None for a factory that names no such class.
+    """
     found = get_architecture(name)
-    return found if isinstance(found, type) else typing.get_type_hints(found)["return"]
+    if isinstance(found, type):
+        return found
+    try:
+        built = typing.get_type_hints(found).get("return")
+    except (NameError, TypeError):  # imported for type checkers only; no function
+        return None
+    own = (n for n, m in modules("architecture").items() if m == getattr(built, "__module__", ""))
+    return built if any(get_architecture(n) is built for n in own) else None
 
 
 class StudentArchitecture(Architecture[nn.Module]):
-    """Any class of `sr_models.registry` that has `detect`, `canonical` and `options`.
+    """Any class of `sr_models.registry` that has `detect` and `options`.
 
     Args:
         cls: the class; its name is the id.
@@ -74,7 +86,7 @@ class StudentArchitecture(Architecture[nn.Module]):
             ValueError: shapes are not those of this architecture.
             RuntimeError: a tensor is missing or left over.
         """
-        state = self._class.canonical(state_dict)
+        state = getattr(self._class, "canonical", dict)(state_dict)
         options = self._class.options(state)
         model = self._class(**options)
         scale, channels = model.scale, model.hyperparameters.get("in_chans", 3)
@@ -84,16 +96,21 @@ class StudentArchitecture(Architecture[nn.Module]):
             architecture=self,
             purpose="Restoration" if scale == 1 else "SR",
             tags=[*self._presets(options), *(["fused"] if options.get("fused_init") else [])],
-            # GroupNorm sums over the whole picture, which fp16 cannot hold.
+            # As spandrel has it for RealPLKSR with GroupNorm.
             supports_half=not any(isinstance(m, nn.GroupNorm) for m in model.modules()),
             supports_bfloat16=True,
             scale=scale,
             input_channels=channels,
             output_channels=channels,
             size_requirements=SizeRequirements(
-                minimum=model.minimum_size, multiple_of=model.multiple_of
+                minimum=getattr(model, "minimum_size", 1),
+                multiple_of=getattr(model, "multiple_of", 1),
             ),
-            tiling=ModelTiling.SUPPORTED if model.tileable else ModelTiling.DISCOURAGED,
+            tiling=(
+                ModelTiling.SUPPORTED
+                if getattr(model, "tileable", False)
+                else ModelTiling.DISCOURAGED
+            ),
         )
 
     def _recognises(self, state_dict: Mapping[str, Any]) -> bool:
@@ -107,13 +124,19 @@ class StudentArchitecture(Architecture[nn.Module]):
             name
             for name, module in modules("architecture").items()
             if class_of(name) is self._class
-            and (preset := getattr(importlib.import_module(module), "PRESETS", {}).get(name))
-            and all(_plain(options.get(k, v)) == _plain(v) for k, v in _fields(preset).items())
+            and (fields := _fields(importlib.import_module(module), name))
+            and all(_plain(options.get(k, v)) == _plain(v) for k, v in fields.items())
         ]
 
 
-def _fields(preset: Any) -> dict[str, Any]:
-    return {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+def _fields(module: Any, name: str) -> dict[str, Any]:
+    """The arguments of a preset, without those that are only where something learnt starts."""
+    presets = getattr(module, "PRESETS", None)
+    preset = presets.get(name) if isinstance(presets, Mapping) else None
+    if not dataclasses.is_dataclass(preset):
+        return {}
+    found = {f.name: getattr(preset, f.name) for f in dataclasses.fields(preset)}
+    return {field: value for field, value in found.items() if field not in _LEARNT}
 
 
 def _plain(value: Any) -> Any:

@@ -27,6 +27,22 @@ _REGISTERED: dict[tuple[str, str], Callable[..., Any]] = {}
 def register_architecture(name: str) -> Callable[[T], T]:
     """Registers a class or a factory that is called with `scale` and further keyword arguments.
 
+    A class is an `nn.Module` that makes float [B, 3, h, w] in [0, 1] to [B, 3, h·scale, w·scale],
+    not clamped. Nothing more is needed to train it and to build it again; what it may have beside:
+
+    - `minimum_size`, `multiple_of`: what its input must measure (LR px); 1.
+    - `feature_module`: path of the module whose output is its last features of LR size.
+    - `tileable`: True where a tile with halo equals the whole; False.
+    - `fuse()`: makes the network that people run of the one that was trained, in place.
+    - `hyperparameters`: its arguments as built, plain JSON values.
+    - static `detect(state)`: whether names and shapes are its own; never raises. With it the class
+      is opened by spandrel, and `options(state)` has to give the constructor's arguments, `self`
+      needs `scale` and `hyperparameters`, and arguments that weights do not tell are refused.
+    - static `canonical(state)`: the state dict under the names that it has; older ones are mapped.
+
+    A factory that hands on `**options` names the class that it builds as its return type: its
+    arguments are then known by name.
+
     Args:
         name: written as a string literal in the decorator, since it is read from there; a name in
             another case is the same name.
@@ -35,12 +51,16 @@ def register_architecture(name: str) -> Callable[[T], T]:
 
 
 def register_block(name: str) -> Callable[[T], T]:
-    """Registers a block, called with its number of channels and further keyword arguments."""
+    """Registers a block, called with its number of channels alone or with keyword arguments too.
+
+    It keeps the size of its map and, but for `plkconv2d`, which takes more, its channels. What its
+    keyword arguments are is its own; all have defaults.
+    """
     return _register("block", name)
 
 
 def register_upsampler(name: str) -> Callable[[T], T]:
-    """Registers an upsampler, called with channels in, channels out and the scale."""
+    """Registers an upsampler, called with channels in, channels out and scale, in this order."""
     return _register("upsampler", name)
 
 

@@ -106,7 +106,12 @@ def load_expert(path: str | Path) -> Expert:
 
 
 def size_requirements(network: nn.Module) -> tuple[int, int]:
-    """(minimum, multiple) of `Expert` for a network of `build_network`, from its weights."""
+    """(minimum, multiple) of `Expert` for a network of `build_network`.
+
+    Ours say it (`minimum_size`, `multiple_of`; 1 where they do not), others are told from weights.
+    """
+    if not type(network).__module__.startswith(("spandrel.", "sr_models.experts.")):
+        return getattr(network, "minimum_size", 1), getattr(network, "multiple_of", 1)
     register()
     with torch.random.fork_rng(devices=[]):
         return _sizes(MAIN_REGISTRY.load(dict(network.state_dict())))

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass
+from itertools import product
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 BLEND = 0.2  # weight of the frame before
-CUT = 30 / 255  # mean absolute difference of two frames' luma
+CUT = 0.1  # mean absolute difference of two frames' pooled luma
 
+_CELLS = 8  # across and down: of a frame so coarse that noise and fine movement vanish
 _LUMA = (0.299, 0.587, 0.114)  # BT.601
 
 
@@ -38,7 +41,7 @@ class VideoState:
     features: Tensor
     """[B, F, h, w] of the frame itself, before blending: a frame is seen in the next one only."""
     luma: Tensor
-    """[B, 1, h, w], to tell a cut by."""
+    """[B, 1, 8, 8], means over the cells of a grid (fewer of a tiny frame), to tell a cut by."""
 
 
 def upscale_frame(
@@ -53,12 +56,18 @@ def upscale_frame(
     The features are (1 - blend) of this frame and blend of the one before. A frame without one
     before it, of another size, or after a cut is enlarged by itself.
 
+    A cut is another picture: the luma of both frames is averaged over a grid of 8x8 cells, and the
+    mean absolute difference of these is above `cut`, wherever one grid is laid on the other, moved
+    by at most one cell. Noise and fine movement vanish in the means, and a pan by an eighth of the
+    frame is found; two pictures of about the same brightness everywhere are taken for one, and a
+    flash for another.
+
     Args:
         network: in eval mode.
         frame: [B, 3, h, w] in [0, 1]; B clips side by side, each with its own cuts.
         state: of the frame before; None at the start.
         blend: from 0 (none) to 1 (the frame before alone).
-        cut: a mean absolute difference of the luma above this is a cut; 1 never is.
+        cut: from 0 (whatever changes) to 1 (never).
 
     Returns:
         [B, 3, h·s, w·s], not clamped, and the state, detached.
@@ -71,11 +80,10 @@ def upscale_frame(
     if frame.ndim != 4 or frame.shape[1] != 3:
         raise ValueError(f"frame must be [B, 3, h, w], not {list(frame.shape)}")
     features = network.features(frame)
-    weights = torch.tensor(_LUMA, device=frame.device).view(1, 3, 1, 1)
-    luma = (frame.detach().float() * weights).sum(1, keepdim=True)
+    luma = _coarse_luma(frame.detach())
     handed_over = VideoState(features.detach(), luma)
     if state is not None and state.features.shape == features.shape:
-        change = (luma - state.luma.to(luma.device)).abs().mean((1, 2, 3), keepdim=True)
+        change = _change(luma, state.luma.to(luma.device))
         weight = torch.where(change > cut, 0.0, blend)
         features = _blended(features, state.features.to(features), weight)
     return network.reconstruct(frame, features), handed_over
@@ -124,6 +132,32 @@ class VideoStep(nn.Module):
         features = network.features(lr)
         blended = _blended(features, previous, weight.view(-1, 1, 1, 1))
         return network.reconstruct(lr, blended), features
+
+
+def _coarse_luma(frame: Tensor) -> Tensor:
+    """[B, 3, h, w] to [B, 1, 8, 8]."""
+    weights = torch.tensor(_LUMA, device=frame.device).view(1, 3, 1, 1)
+    luma = (frame.float() * weights).sum(1, keepdim=True)
+    cell = [-(-side // _CELLS) for side in frame.shape[2:]]
+    # Not adaptive pooling, which MPS has for multiples of the cells only.
+    return F.avg_pool2d(luma, cell, ceil_mode=True, count_include_pad=False)
+
+
+def _change(a: Tensor, b: Tensor) -> Tensor:
+    """Two [B, 1, rows, columns] to [B, 1, 1, 1]: the least over all moves by one cell or none."""
+    rows, columns = ((-1, 0, 1) if side > _CELLS // 2 else (0,) for side in a.shape[2:])
+    return torch.stack(
+        [
+            (_moved(a, y, x) - _moved(b, -y, -x)).abs().mean((1, 2, 3), keepdim=True)
+            for y, x in product(rows, columns)
+        ]
+    ).amin(0)
+
+
+def _moved(grid: Tensor, y: int, x: int) -> Tensor:
+    """What of `grid` lies on another that is `y` cells lower and `x` to the right."""
+    height, width = grid.shape[2:]
+    return grid[:, :, max(y, 0) : height + min(y, 0), max(x, 0) : width + min(x, 0)]
 
 
 def _blended(features: Tensor, previous: Tensor, weight: Tensor) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sr_models.layers.double_precision import double
+
 _MOMENTUM = 0.1
 
 
@@ -53,8 +55,8 @@ class DeploymentNorm(nn.Module):
         """Becomes the affine map that it is in eval mode, in place; computed in float64."""
         if self.fused:
             return
-        factor = self.weight.double() / torch.sqrt(self.running_var.double() + self.eps)
-        self.bias.copy_(self.bias.double() - self.running_mean.double() * factor)
+        factor = double(self.weight) / torch.sqrt(double(self.running_var) + self.eps)
+        self.bias.copy_(double(self.bias) - double(self.running_mean) * factor)
         self.weight.copy_(factor)
         del self.running_mean, self.running_var
         self.fused = True

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
+from sr_models.layers.double_precision import double
 from sr_models.registry import register_block
 
 
@@ -57,13 +58,16 @@ class ReparamLargeKernelConv(nn.Module):
 
     @torch.no_grad()
     def fuse(self) -> None:
-        """Becomes the one convolution of the same function, in place; summed in float64."""
+        """Becomes the one convolution of the same function, in place; summed in float64.
+
+        What was frozen stays frozen.
+        """
         if self.fused:
             return
         large, small = self.lk_conv.weight, self.sk_conv.weight
         border = (large.shape[-1] - small.shape[-1]) // 2
-        weight = large.double() + F.pad(small.double(), (border,) * 4)
-        bias = self.lk_bias.double() + self.sk_bias.double()
+        weight = double(large) + F.pad(double(small), (border,) * 4)
+        bias = double(self.lk_bias) + double(self.sk_bias)
         self.fused_conv = skip_init(
             nn.Conv2d,
             large.shape[0],
@@ -77,6 +81,9 @@ class ReparamLargeKernelConv(nn.Module):
         self.fused_conv.weight.copy_(weight)
         assert self.fused_conv.bias is not None
         self.fused_conv.bias.copy_(bias)
+        self.fused_conv.weight.requires_grad_(large.requires_grad or small.requires_grad)
+        learns = self.lk_bias.requires_grad or self.sk_bias.requires_grad
+        self.fused_conv.bias.requires_grad_(learns)
         del self.lk_conv, self.sk_conv, self.lk_bias, self.sk_bias
         self.fused = True
 

@@ -59,9 +59,8 @@ class Group(nn.Module):
         if not (self.use_checkpointing and torch.is_grad_enabled()):
             return self.blocks(x)
         for block in self.blocks:
-            x = checkpoint(
-                block, x, use_reentrant=False
-            )  # weights get gradients even if x has none
+            # Reentrant, the weights would get no gradients where `x` needs none.
+            x = checkpoint(block, x, use_reentrant=False)
         return x
 
 

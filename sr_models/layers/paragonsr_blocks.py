@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sr_models.layers.double_precision import double
 from sr_models.layers.layer_scale import LayerScale
 from sr_models.registry import register_block
 
@@ -158,7 +159,7 @@ class ReparamConvV2(nn.Module):
         like = self.conv3x3.weight
         with torch.random.fork_rng(devices=[]):  # its random start must not cost whoever fuses
             conv = _depthwise(len(like), (3, 3)).to(like)
-        own = {name: _double(tensor) for name, tensor in self.state_dict().items()}
+        own = {name: double(tensor) for name, tensor in self.state_dict().items()}
         centre = F.pad(own["conv1x1.weight"], (1, 1, 1, 1))
         conv.load_state_dict(
             {
@@ -172,7 +173,3 @@ class ReparamConvV2(nn.Module):
 def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
     padding = (kernel[0] // 2, kernel[1] // 2)
     return nn.Conv2d(channels, channels, kernel, padding=padding, groups=channels)
-
-
-def _double(tensor: Tensor) -> Tensor:
-    return (tensor.cpu() if tensor.is_mps else tensor).double()  # MPS has no float64

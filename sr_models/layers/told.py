@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 
-def without_prefix(state: Mapping[str, Tensor], prefix: str = "module.") -> dict[str, Tensor]:
-    """The same tensors, a leading `prefix` (left by data-parallel wrappers) taken off the names."""
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+def without_prefix(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same tensors, the `module.` of data-parallel wrappers taken off their names."""
+    return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
 def length(state: Mapping[str, Tensor], prefix: str) -> int:
@@ -34,6 +34,18 @@ def number(stored: Tensor) -> float:
     value = float(stored)
     shorter = (float(f"{value:.{digits}g}") for digits in range(1, 17))
     return next((n for n in shorter if _rounded(n, stored.dtype) == value), value)
+
+
+def restore(state: dict[str, Tensor], name: str, unsaid: float) -> None:
+    """Undoes, in place, what half precision did to a number of `state`, where it is there.
+
+    It is float32 again and as it was before rounding; one that comes to `unsaid`, the number that
+    a file says nothing of, is left out.
+    """
+    if name in state:
+        told = number(state.pop(name))
+        if told != unsaid:
+            state[name] = torch.tensor(told, dtype=torch.float32, device="cpu")
 
 
 def as_stored(value: float) -> float:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from sr_models.layers.drop_path import DropPath, linear_rates
+from sr_models.layers.fitted import load_fitted
 from sr_models.layers.large_kernel import ReparamLargeKernelConv, fuse_large_kernels
 from sr_models.layers.stepwise_shuffle import shuffled_scale, stepwise_shuffle
-from sr_models.layers.told import as_stored, length, number, width_ratio, without_prefix
+from sr_models.layers.told import as_stored, length, number, restore, width_ratio, without_prefix
 from sr_models.layers.truncated_init import truncated_init
 from sr_models.registry import register_architecture, register_block
 
@@ -143,6 +144,8 @@ class AetherNet(nn.Module):
         self.upsample = stepwise_shuffle((_UPSAMPLE_WIDTH,) * (steps + 1), factor)
         self.conv_last = nn.Conv2d(_UPSAMPLE_WIDTH, in_chans, 3, padding=1)
         truncated_init(self)
+        self.untold = {"img_range": img_range}
+        self.register_load_state_dict_pre_hook(load_fitted)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarges `x`."""
@@ -197,8 +200,7 @@ class AetherNet(nn.Module):
     def canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The same tensors under the names that `load_state_dict` takes."""
         state = without_prefix(state)
-        if "img_range" in state and number(state["img_range"]) == 1:
-            del state["img_range"]  # rounded to it by a half-precision file
+        restore(state, "img_range", 1.0)
         return state
 
     @staticmethod
@@ -238,7 +240,7 @@ class AetherBlock(nn.Module):
     def __init__(
         self,
         channels: int,
-        hidden: int,
+        hidden: int | None = None,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         lk_kernel: int = 11,
@@ -248,7 +250,7 @@ class AetherBlock(nn.Module):
         super().__init__()
         self.conv = ReparamLargeKernelConv(channels, lk_kernel, sk_kernel, fused)
         self.norm = nn.LayerNorm(channels, eps=1e-6)
-        self.ffn = GatedFFN(channels, hidden, drop_rate)
+        self.ffn = GatedFFN(channels, 2 * channels if hidden is None else hidden, drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:

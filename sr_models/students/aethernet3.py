@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from sr_models.layers.aether3_blocks import Aether3Block, GatedConvFFN, StageFusion
 from sr_models.layers.deployment_norm import DeploymentNorm, LayerNorm2d, fuse_norms
 from sr_models.layers.drop_path import DropPath, linear_rates
+from sr_models.layers.fitted import load_fitted
 from sr_models.layers.large_kernel import ReparamLargeKernelConv, fuse_large_kernels
 from sr_models.layers.light_attention import ChannelAttention, SpatialAttention
 from sr_models.layers.stepwise_shuffle import shuffled_scale, stepwise_shuffle
-from sr_models.layers.told import as_stored, length, number, width_ratio, without_prefix
+from sr_models.layers.told import as_stored, length, number, restore, width_ratio, without_prefix
 from sr_models.layers.truncated_init import truncated_init
 from sr_models.registry import register_architecture
 
@@ -171,6 +172,8 @@ class AetherNet3(nn.Module):
         self.upsample = nn.ModuleDict({"blocks": stepwise_shuffle(widths, 3 if scale == 3 else 2)})
         self.conv_last = nn.Conv2d(widths[-1], in_chans, 3, padding=1)
         truncated_init(self)
+        self.untold = {"img_range": img_range, "res_scale": res_scale}
+        self.register_load_state_dict_pre_hook(load_fitted)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarges `x`."""
@@ -227,11 +230,9 @@ class AetherNet3(nn.Module):
         state = without_prefix(state)
         for name in ("pt_version", "model_version"):  # notes of the original's release files
             state.pop(name, None)
-        width = state["conv_first.weight"].shape[0]
-        # A half-precision file may have rounded a number to the one that is not stored.
-        for name, unsaid in (("img_range", 1.0), ("res_scale", usual_res_scale(width))):
-            if name in state and number(state[name]) == unsaid:
-                del state[name]
+        restore(state, "img_range", 1.0)
+        if "conv_first.weight" in state:
+            restore(state, "res_scale", usual_res_scale(state["conv_first.weight"].shape[0]))
         return state
 
     @staticmethod

@@ -12,7 +12,9 @@ from typing import Any, Self
 
 from torch import Tensor, nn
 
+from sr_models.layers.fitted import load_fitted
 from sr_models.layers.paragonsr_blocks import GatedFFN, ResidualGroup
+from sr_models.layers.told import without_prefix
 from sr_models.layers.upsamplers import conv_pixel_shuffle
 from sr_models.registry import register_architecture
 
@@ -115,6 +117,7 @@ class ParagonSR(nn.Module):
         self.conv_fuse = nn.Conv2d(num_feat, num_feat, 3, padding=1)
         self.upsampler = conv_pixel_shuffle(num_feat, num_feat, scale)
         self.conv_out = nn.Conv2d(num_feat, 3, 3, padding=1)
+        self.register_load_state_dict_pre_hook(load_fitted)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 3, h, w] in [0, 1] to [B, 3, h·scale, w·scale], not clamped; any h and w."""
@@ -169,7 +172,7 @@ class ParagonSR(nn.Module):
     @staticmethod
     def canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The state dict without the prefix of a parallel wrapper; there are no older names."""
-        return {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        return without_prefix(state)
 
     @staticmethod
     def options(state: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from sr_models.layers.fitted import load_fitted
 from sr_models.layers.magic_kernel import LegacyBase, MagicKernelSharp
 from sr_models.layers.paragonsr2_blocks import REACH, AttentionMode, Group, told_block
+from sr_models.layers.told import number, without_prefix
 from sr_models.layers.upsamplers import conv_pixel_shuffle
 from sr_models.registry import get_block, register_architecture
 
@@ -26,9 +28,8 @@ Windows = Literal["masked", "legacy"]
 SCALES = (2, 3, 4, 8)
 RELEASED_WINDOW = 16
 RELEASED_ALPHA = {"nano": 0.3, "stream": 0.0, "photo": 0.4, "pro": 0.4}  # of the legacy base
-#: Names of versions 7 and 8, and of data-parallel training, to those of version 11.
+#: Names of versions 7 and 8 to those of version 11.
 _RENAMED = (
-    (r"^module\.", ""),
     (r"^base_upsampler\.resample_conv\.", "base.blur."),
     (r"^base_upsampler\.sharpen\.", "base.sharp."),
     (r"^base\.(sharp|blur)\.conv_([hv])\.", r"base.\1.\2."),
@@ -52,6 +53,9 @@ class Preset:
     detail_gain: float = 0.1
 
 
+#: What others call our arguments.
+_OURS = {"window_size": "window", "upscale": "scale"}
+
 PRESETS = {
     "paragonsr2_realtime": Preset("nano", 16, 1, 3, detail_gain=0.05),
     "paragonsr2_stream": Preset("stream", 32, 2, 3),
@@ -66,8 +70,9 @@ class ParagonSR2(nn.Module):
 
     Released weights are those of `base="legacy"`, which brings its windows and strength along. What
     a file's names and shapes do not tell, and what differs from what they would be taken for, is
-    kept in the state dict as `upsampler_alpha`, `window` or `masked`; loading a file that says
-    another value than the network was built with is an error.
+    kept in the state dict as `upsampler_alpha`, `window` or `masked`. Loading a file that says
+    another value than the network was built with is an error; one that says none takes what was
+    built.
 
     `hyperparameters` are the arguments that build the same network from its weights: without window
     attention they say `attention_mode` "none", and the arguments about windows are the defaults.
@@ -88,19 +93,24 @@ class ParagonSR2(nn.Module):
         detail_gain: float = 0.1,  # initial weight of the detail; learnt
         base: Base = "mks2021",  # the true kernel; "legacy" is what released weights need
         upsampler_alpha: float | None = None,  # 3 digits; None: mks2021 1, legacy the released one
-        attention_mode: AttentionMode = "sdpa",
+        attention_mode: AttentionMode | None = "sdpa",  # None is "none"
         export_safe: bool = False,  # another word for attention_mode="none"
         window: int = RELEASED_WINDOW,
         windows: Windows | None = None,  # see WindowAttention; None: "legacy" with the legacy base
         use_checkpointing: bool = False,  # each block is computed again in the backward pass
+        **unknown: Any,  # refused: presets hand on what they are given
     ) -> None:
         super().__init__()
+        for name in unknown:
+            hint = f", it is called {_OURS[name]}" if name in _OURS else ""
+            raise TypeError(f"paragonsr2 has no argument {name!r}{hint}")
+        attention_mode = attention_mode or "none"
         _one_of("scale", scale, SCALES)
         _one_of("base", base, get_args(Base))
         _one_of("attention_mode", attention_mode, get_args(AttentionMode))
-        for name, number in (("channels", channels), ("groups", groups), ("blocks", blocks)):
-            if number < 1:
-                raise ValueError(f"paragonsr2: {name} {number} must be at least 1")
+        for name, count in (("channels", channels), ("groups", groups), ("blocks", blocks)):
+            if count < 1:
+                raise ValueError(f"paragonsr2: {name} {count} must be at least 1")
         block = block.lower()
         usual_alpha, usual_windows = _usual(block, base)
         alpha = usual_alpha if upsampler_alpha is None else round(float(upsampler_alpha), 3)
@@ -153,7 +163,9 @@ class ParagonSR2(nn.Module):
         for name, value, usual in words:
             if value != usual:
                 self.register_buffer(name, torch.tensor(float(value)))
-        self.register_load_state_dict_pre_hook(_refuse_other_words)
+        told = words if attention_mode != "none" else words[:1]
+        self.untold = {name: float(value) for name, value, _ in told}
+        self.register_load_state_dict_pre_hook(load_fitted)
 
     def forward(self, lr: Tensor) -> Tensor:
         """Enlarges `lr`."""
@@ -197,7 +209,7 @@ class ParagonSR2(nn.Module):
         says what is missing.
         """
         renamed: dict[str, Tensor] = {}
-        for name, tensor in state.items():
+        for name, tensor in without_prefix(state).items():
             for pattern, replacement in _RENAMED:
                 name = re.sub(pattern, replacement, name)
             renamed[name] = tensor
@@ -223,6 +235,8 @@ class ParagonSR2(nn.Module):
         places = [re.match(r"body\.(\d+)\.blocks\.(\d+)\.", name) for name in state]
         base: Base = "legacy" if "base.blur.h.weight" in state else "mks2021"
         alpha, windows = _usual(block, base)
+        if "upsampler_alpha" in state:
+            alpha = round(number(state["upsampler_alpha"]), 3)
         if "masked" in state:
             windows = "masked" if float(state["masked"]) > 0.5 else "legacy"
         attends = any(name.endswith("attn.qkv.weight") for name in state)
@@ -234,7 +248,7 @@ class ParagonSR2(nn.Module):
             "blocks": 1 + max(int(place[2]) for place in places if place),
             "detail_gain": round(float(state["detail_gain"]), 6),
             "base": base,
-            "upsampler_alpha": round(float(state.get("upsampler_alpha", alpha)), 3),
+            "upsampler_alpha": alpha,
             "attention_mode": "sdpa" if attends else "none",
             "window": round(float(state.get("window", RELEASED_WINDOW))),
             "windows": windows,
@@ -281,19 +295,3 @@ def _usual(block: str, base: Base) -> tuple[float, Windows]:
     if base == "mks2021":
         return 1.0, "masked"  # the true kernel
     return RELEASED_ALPHA.get(block, 0.0), "legacy"
-
-
-def _refuse_other_words(
-    module: nn.Module, state: Mapping[str, Tensor], prefix: str, *rest: Any
-) -> None:
-    """Weights that say another number than the module was built with are no weights of it."""
-    errors: list[str] = rest[-1]
-    for name in ("upsampler_alpha", "window", "masked"):
-        built, told = dict(module.named_buffers(recurse=False)).get(name), state.get(prefix + name)
-        if built is None or told is None or built.is_meta:
-            continue
-        if abs(float(built) - float(told)) > 5e-3:  # what half precision can round
-            errors.append(
-                f"{prefix}{name} is {float(told):g} in the file, but the network was built with "
-                f"{float(built):g}: build it from ParagonSR2.options of the file"
-            )

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from sr_models.layers import dysample
+from sr_models.layers.fitted import load_fitted
+from sr_models.layers.told import without_prefix
 from sr_models.registry import get_upsampler, register_architecture, register_block
 
 SCALES = (1, 2, 3, 4, 8)
-UPSAMPLERS = ("pixelshuffle", "dysample")
 _GROUPS = 4  # of the published networks; no tensor's shape tells it
 
 
@@ -115,9 +116,9 @@ class RealPLKSR(nn.Module):
         use_ea: element-wise attention after it.
         norm_groups: of GroupNorm; where it is not 4, the state dict keeps it as a buffer, which
             other programs refuse.
-        scale: 1, 2, 3, 4 or 8; at 1 there is nothing to sample and both upsamplers are the same.
+        scale: 1, 2, 3, 4 or 8; at 1 there is nothing to sample and `dysample` is `pixelshuffle`.
         dropout: of whole channels before the last convolution, in training.
-        upsampler: `pixelshuffle` or `dysample`.
+        upsampler: a registered one, in any case; weights tell `pixelshuffle` and `dysample` alone.
 
     Raises:
         ValueError: an argument is out of its range; the message names it.
@@ -142,7 +143,9 @@ class RealPLKSR(nn.Module):
     ) -> None:
         super().__init__()
         large = math.floor(dim * split_ratio + 1e-9)
-        _check(dim, n_blocks, kernel_size, large, norm_groups, scale, upsampler)
+        _check(dim, n_blocks, kernel_size, large, norm_groups, scale)
+        upsampler = upsampler.lower()
+        upsampler = "pixelshuffle" if (scale, upsampler) == (1, "dysample") else upsampler
         self.scale = scale
         self.hyperparameters: dict[str, Any] = {
             "dim": dim,
@@ -153,7 +156,7 @@ class RealPLKSR(nn.Module):
             "norm_groups": norm_groups,
             "scale": scale,
             "dropout": dropout,
-            "upsampler": "pixelshuffle" if scale == 1 else upsampler,
+            "upsampler": upsampler,
         }
         #: The last block: before the dropout, where features are whole.
         self.feature_module = f"feats.{n_blocks}"
@@ -165,10 +168,12 @@ class RealPLKSR(nn.Module):
         )
         _initialise(self.feats[0])
         _initialise(self.feats[-1])
-        self.to_img = get_upsampler(self.hyperparameters["upsampler"])(3 * scale**2, 3, scale)
+        self.to_img = get_upsampler(upsampler)(3 * scale**2, 3, scale)
         self.register_buffer(
             "norm_groups", torch.tensor(float(norm_groups)), persistent=norm_groups != _GROUPS
         )
+        self.untold = {"norm_groups": float(norm_groups)}
+        self.register_load_state_dict_pre_hook(load_fitted)
 
     def forward(self, x: Tensor) -> Tensor:
         """Enlarges `x`: every output pixel starts from its nearest input pixel."""
@@ -207,7 +212,7 @@ class RealPLKSR(nn.Module):
     @staticmethod
     def canonical(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The official names: `module.` dropped, the last convolution after a dropout."""
-        bare = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+        bare = without_prefix(state)
         last = _length(bare) - 1
         if f"feats.{last - 1}.refine.weight" not in bare:
             return bare
@@ -255,18 +260,10 @@ _NAME = re.compile(
 
 
 def _check(
-    dim: int,
-    n_blocks: int,
-    kernel_size: int,
-    large: int,
-    norm_groups: int,
-    scale: int,
-    upsampler: str,
+    dim: int, n_blocks: int, kernel_size: int, large: int, norm_groups: int, scale: int
 ) -> None:
     if scale not in SCALES:
         raise ValueError(f"RealPLKSR: scale {scale} is not one of {SCALES}")
-    if upsampler not in UPSAMPLERS:
-        raise ValueError(f"RealPLKSR: upsampler {upsampler!r} is not one of {UPSAMPLERS}")
     if n_blocks < 1:
         raise ValueError(f"RealPLKSR: n_blocks {n_blocks} is less than 1")
     if kernel_size % 2 == 0:

@@ -14,6 +14,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from sr_models.layers.fitted import fitted
+
 _WRAPPERS = ("params_ema", "params", "state_dict")  # keys that SR programs put around weights
 _NAMED = 3  # tensors named in a message
 
@@ -21,12 +23,16 @@ _NAMED = 3  # tensors named in a message
 def start_from(network: nn.Module, file: Path) -> None:
     """Load the weights in `file` (.safetensors, .pth or .pt) into `network`.
 
+    What `fitted` maps is mapped: names of older versions and of data-parallel wrappers.
+
     Raises:
         ValueError: there is no such file, it holds no weights, or its tensors are not exactly those
             of the network; the message names tensors that are missing, unexpected or of another
-            shape.
+            shape, or the argument that the network has to be built with.
     """
-    state, wanted = read_weights(file), network.state_dict()
+    (state, reasons), wanted = fitted(network, read_weights(file)), network.state_dict()
+    if reasons:
+        raise ValueError(f"{file} does not fit the network: {'; '.join(reasons)}")
     shapes = [
         f"{name} {list(state[name].shape)} where the network has {list(wanted[name].shape)}"
         for name in wanted

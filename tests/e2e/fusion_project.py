@@ -51,6 +51,15 @@ def fusion_recipe(sources: Path) -> dict[str, Any]:
             "kind": "student", "network": network, "teachers": ["full"],
             "train": {**TRAIN, "learning_rate": 5e-3},
         },
+        "taught": {
+            "kind": "student", "control": True, "train": {**TRAIN, "learning_rate": 5e-3},
+            "network": {
+                "architecture": "paragonsr_nano",
+                "args": {"num_feat": 12, "num_groups": 1, "num_blocks": 1},
+            },
+            "teachers": ["full", "edsr"], "teaching": "mean", "follow": "where_closer",
+            "features": {"experts": ["edsr"], "weight": 0.1},
+        },
     }  # fmt: skip
     recipe["silver"]["stride"] = 32  # fewer samples: an epoch is short
     recipe["release"] = {"models": ["full", "subset"]}

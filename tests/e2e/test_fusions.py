@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from fusion_project import EXPERTS, TRAIN, fusion, fusion_recipe
 from PIL import Image
+from spandrel import ModelLoader
 from tiny_project import SCALE, Project
 
+import sr_models
 from sr_assets.upscale import upscale_files
 from sr_models.degradations.bicubic import downscale_uint8
 
@@ -98,6 +100,39 @@ def test_a_student_learns_from_the_fusion(fused: Project) -> None:
     assert told(fused, "student")["teachers"] == ["full"]
     assert "model/full/cache[photos]" in inputs(fused, "student")
     assert "full" in told(fused, "student")["validation_rivals"]
+
+
+def test_what_a_teacher_was_worth_is_told_with_its_sign(fused: Project) -> None:
+    log = (fused.folder / "built.log").read_text()
+    description = told(fused, "taught")
+    assert description["teachers"] == ["full", "edsr"]
+    read = inputs(fused, "taught")
+    assert {"model/full/cache[photos]", "expert/edsr/cache[photos]"} <= read
+    assert not {i for i in inputs(fused, "taught_control") if "/cache" in i}
+    assert told(fused, "taught_control")["parameters"] == description["parameters"]
+
+    board = json.loads(
+        (folder_of(fused, "evaluation/leaderboard") / "leaderboard.json").read_text()
+    )
+    scores = {row["name"]: row["benchmarks"]["bench"]["psnr_y"] for row in board["rows"]}
+    checks = {c["name"]: {o["name"]: o for o in c["outcomes"]} for c in board["checks"]}
+    helped = checks["taught"]["teacher_helped"]
+    gain = scores["taught"] - scores["taught_control"]
+    assert helped["numbers"]["gain"] == pytest.approx(gain, abs=1e-6) and gain != 0
+    assert helped["passed"] is (gain > 0)
+    assert f"taught: {gain:+.3f} dB against the same network without a teacher" in log
+    rows = {row["name"]: row for row in board["rows"]}
+    assert rows["taught"]["parameters"] == description["parameters"]
+    assert rows["taught"]["multiply_adds"] == rows["taught_control"]["multiply_adds"] > 0
+
+
+def test_the_export_is_fused_and_spandrel_knows_it(fused: Project) -> None:
+    sr_models.register()
+    file = folder_of(fused, "model/taught/export") / f"taught_x{SCALE}.safetensors"
+    model = ModelLoader(device="cpu").load_from_file(file)
+    assert model.architecture.id == "ParagonSR" and "fused" in model.tags
+    parameters = sum(p.numel() for p in model.model.parameters())
+    assert parameters == told(fused, "taught")["parameters"]
 
 
 def test_live_experts_train_as_their_caches_do(fused: Project) -> None:

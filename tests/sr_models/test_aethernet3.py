@@ -18,6 +18,7 @@ from sr_models.students.aethernet3 import AetherNet3, usual_res_scale
 from sr_models.students.aethernet3_presets import PRESETS
 
 SMALL: dict[str, Any] = {"embed_dim": 16, "depths": (1, 2), "lk_kernel": 5, "sk_kernel": 3}
+ONE: dict[str, Any] = {**SMALL, "depths": (1,)}
 PLAIN: dict[str, Any] = {**SMALL, "use_channel_attn": False}
 
 #: variant, scale, parameters, names, parameters fused, names fused (None: not published).
@@ -257,6 +258,32 @@ def test_weights_tell_the_arguments(options, half):
 def test_notes_in_release_files_are_left_out():
     state = {**AetherNet3(**SMALL).state_dict(), "pt_version": torch.zeros(3)}
     AetherNet3(**SMALL).load_state_dict(AetherNet3.canonical(state))
+    AetherNet3(**SMALL).load_state_dict(state)
+
+
+def test_numbers_of_a_half_precision_file_are_exact_again():
+    network = AetherNet3(res_scale=0.37, img_range=0.3, **SMALL)
+    halves = {k: v.half() if v.is_floating_point() else v for k, v in network.state_dict().items()}
+    state = AetherNet3.canonical(halves)
+    for name, value in (("res_scale", 0.37), ("img_range", 0.3)):
+        assert state[name].dtype == torch.float32
+        assert torch.equal(state[name], torch.tensor(value))
+    again = AetherNet3(**AetherNet3.options(halves))
+    again.load_state_dict(halves)
+    assert torch.equal(again.res_scale, network.res_scale)
+
+
+def test_a_factor_in_a_file_has_to_be_the_one_built():
+    network, usual = AetherNet3(res_scale=0.1, **SMALL), AetherNet3(**SMALL)
+    with pytest.raises(RuntimeError, match=r"res_scale is 0\.1 in the file.*built with 0\.2"):
+        usual.load_state_dict(network.state_dict())
+    network.load_state_dict(usual.state_dict())
+    assert torch.equal(network.res_scale, torch.tensor(0.1))
+
+
+def test_what_is_frozen_stays_frozen_when_fused():
+    network = AetherNet3(**SMALL).requires_grad_(False).fuse()
+    assert not any(p.requires_grad for p in network.parameters())
 
 
 def test_what_no_tensor_tells_is_the_published_value_or_in_the_file():
@@ -376,7 +403,7 @@ def test_feature_module_puts_out_a_map_of_the_lr_size():
 @pytest.mark.parametrize("fused", [False, True])
 def test_onnx_takes_any_size_and_batch(fused, tmp_path):
     pytest.importorskip("onnxruntime")
-    network = randomised(AetherNet3(scale=4, use_spatial_attn=True, img_range=2.0, **SMALL))
+    network = randomised(AetherNet3(scale=4, use_spatial_attn=True, img_range=2.0, **ONE))
     if fused:
         network.fuse()
     report = export_onnx(network, 4, 1, tmp_path / "a.onnx")

@@ -61,8 +61,7 @@ def test_errors_name_what_is_wrong():
         DySample(10, 3, 2)
 
 
-@pytest.mark.parametrize("dynamo", [True, False])
-@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize(("dynamo", "scale"), [(True, 3), (False, 3), (False, 2)])
 def test_a_graph_holds_at_other_sizes(dynamo, scale, tmp_path):
     pytest.importorskip("onnx")
     runtime = pytest.importorskip("onnxruntime")

@@ -63,6 +63,11 @@ def test_fusing_keeps_type_mode_and_gradients():
     assert conv.fused_conv.weight.dtype == torch.bfloat16
     assert not conv.fused_conv.training
     assert conv.fused_conv.weight.requires_grad
+    frozen = random_conv(7, 3).requires_grad_(False)
+    frozen.sk_bias.requires_grad_(True)
+    frozen.fuse()
+    assert not frozen.fused_conv.weight.requires_grad
+    assert frozen.fused_conv.bias.requires_grad
 
 
 def test_built_fused_has_the_names_of_one_that_was_fused():

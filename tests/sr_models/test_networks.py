@@ -274,6 +274,11 @@ def test_unknown_argument_lists_the_arguments():
         build_network("Compact", 4, {"num_feats": 8})
 
 
+def test_a_name_of_another_program_is_answered_with_its_first_word():
+    with pytest.raises(ValueError, match=r"'window_size' \(did you mean window\?\)"):
+        build_network("paragonsr2_photo", 4, {"window_size": 8})
+
+
 def test_missing_argument_and_contradicting_scale_are_named():
     with pytest.raises(ValueError, match="SAFMN needs dim"):
         build_network("SAFMN", 4, {})

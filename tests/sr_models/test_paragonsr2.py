@@ -183,9 +183,58 @@ def test_weights_that_say_another_number_are_refused() -> None:
     four, eight = small(window=4), small(window=8)
     with pytest.raises(RuntimeError, match=r"window is 8 in the file.*built with 4"):
         four.load_state_dict(eight.state_dict())
-    with pytest.raises(RuntimeError, match=r"Unexpected key.*window"):
+    with pytest.raises(RuntimeError, match=r"window is 4 in the file.*built with 16"):
         small(window=16).load_state_dict(four.state_dict())
     copy.deepcopy(four).load_state_dict(four.state_dict())
+
+
+@pytest.mark.parametrize(
+    "built", [{"upsampler_alpha": 0.0}, {"upsampler_alpha": 1.3}, {"window": 8}, {"window": 5}]
+)
+def test_a_file_without_a_word_takes_what_was_built(built: dict[str, Any]) -> None:
+    network = small(base="legacy", **{"window": 16, **built})
+    network.load_state_dict(small(1, base="legacy", window=16).state_dict())
+    for name, value in built.items():
+        assert float(network.state_dict()[name]) == pytest.approx(value)
+    again = ParagonSR2(**ParagonSR2.options(network.state_dict())).eval()
+    again.load_state_dict(network.state_dict())
+    with torch.no_grad():
+        assert torch.equal(again(picture(5, 9)), network(picture(5, 9)))
+
+
+def test_a_strength_nearby_is_another_and_its_rounding_is_not() -> None:
+    network = small(block="nano", base="legacy", upsampler_alpha=0.2)
+    other = small(block="nano", base="legacy", upsampler_alpha=0.204)
+    with pytest.raises(RuntimeError, match=r"upsampler_alpha is 0\.204 .*built with 0\.2"):
+        network.load_state_dict(other.state_dict())
+    for kind in (torch.float16, torch.bfloat16):
+        rounded = {name: tensor.to(kind) for name, tensor in network.state_dict().items()}
+        assert ParagonSR2.options(rounded)["upsampler_alpha"] == 0.2
+        network.load_state_dict(rounded)
+        assert float(network.upsampler_alpha) == pytest.approx(0.2, abs=1e-7)
+
+
+def test_released_weights_say_what_network_they_need() -> None:
+    network, released = small(), small(1, base="legacy")
+    before = copy.deepcopy(network.state_dict())
+    with pytest.raises(RuntimeError, match=r'base is "legacy".*build it with base: "legacy"') as e:
+        network.load_state_dict(released.state_dict())
+    assert "key" not in str(e.value)
+    assert all(torch.equal(before[name], t) for name, t in network.state_dict().items())
+
+
+def test_no_attention_may_be_said_as_null() -> None:
+    network = small(attention_mode=None)
+    assert network.hyperparameters["attention_mode"] == "none"
+    assert network.state_dict().keys() == small(attention_mode="none").state_dict().keys()
+
+
+def test_names_that_others_use_are_answered_with_ours() -> None:
+    for make in (ParagonSR2, get_architecture("paragonsr2_photo")):
+        with pytest.raises(TypeError, match="'window_size', it is called window"):
+            make(window_size=8)
+    with pytest.raises(TypeError, match="no argument 'nothing'"):
+        ParagonSR2(nothing=1)
 
 
 def test_names_of_older_versions_are_mapped() -> None:
@@ -212,7 +261,7 @@ def test_names_of_older_versions_are_mapped() -> None:
     assert ParagonSR2.detect(old)
     assert canonical.keys() == network.state_dict().keys()
     again = ParagonSR2(**ParagonSR2.options(old)).eval()
-    again.load_state_dict(canonical)
+    again.load_state_dict(old)
     with torch.no_grad():
         assert torch.equal(again(picture(5, 6)), network(picture(5, 6)))
 
@@ -338,15 +387,15 @@ def test_bfloat16_autocast_stays_near_and_keeps_the_base_exact(block: str, base:
     [
         {"block": "nano"},
         {"block": "photo", "export_safe": True, "base": "legacy"},
-        {"block": "photo"},
-        {"block": "photo", "windows": "legacy"},
-        {"block": "pro", "blocks": 1, "attention_mode": "flex"},
+        {"block": "photo", "blocks": 2},  # the second one with shifted windows
+        {"block": "photo", "blocks": 2, "windows": "legacy"},
+        {"block": "pro", "attention_mode": "flex"},
     ],
 )
 def test_graphs_hold_for_every_batch_and_size(options: dict[str, Any], tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     ort = pytest.importorskip("onnxruntime")
-    network = small(scale=2, **{"window": 8, "groups": 1, "blocks": 2, **options})
+    network = small(scale=2, **{"window": 8, "groups": 1, **options})
     report = export_onnx(network, 2, 1, tmp_path / "network.onnx")
     assert report.free_batch and report.max_difference < 1e-5
     session = ort.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])

@@ -93,7 +93,9 @@ def shaken(network: nn.Module) -> nn.Module:
     """In eval mode, every parameter moved, so that no branch is silent as LayerScale makes it."""
     random = torch.Generator().manual_seed(1)
     with torch.no_grad():
-        for parameter in network.parameters():
+        for name, parameter in network.named_parameters():
+            if name.endswith("gamma"):
+                parameter.add_(0.5)
             parameter.add_(0.05 * torch.randn(parameter.shape, generator=random))
     return network.eval()
 
@@ -161,9 +163,6 @@ def test_the_descriptor_states_what_the_network_needs(cls, tmp_path):
     network = get_architecture(smallest(CLASSES[cls]))().eval()
     found = through_a_file(network, tmp_path)
     assert (found.tiling is ModelTiling.SUPPORTED) == network.tileable
-    global_sums = (nn.GroupNorm, nn.AdaptiveAvgPool2d)
-    if any(isinstance(m, global_sums) for m in network.modules()):
-        assert found.tiling is ModelTiling.DISCOURAGED
     assert found.supports_bfloat16
     smallest_side, multiple = found.size_requirements.minimum, found.size_requirements.multiple_of
     side = -(-max(smallest_side, 1) // multiple) * multiple
@@ -171,6 +170,36 @@ def test_the_descriptor_states_what_the_network_needs(cls, tmp_path):
         assert found(torch.rand(1, 3, 5, 9)).shape == (1, 3, 5 * found.scale, 9 * found.scale)
         y = network(torch.rand(2, 3, side, side))
         assert y.shape == (2, 3, side * found.scale, side * found.scale)
+
+
+TILING = {
+    "paragonsr_nano": ModelTiling.DISCOURAGED,
+    "paragonsr2_photo": ModelTiling.DISCOURAGED,
+    "paragonsr2_pro": ModelTiling.DISCOURAGED,
+    "aether3_tiny": ModelTiling.DISCOURAGED,  # channel attention
+    "realplksr_s": ModelTiling.DISCOURAGED,
+    "paragonsr2_realtime": ModelTiling.SUPPORTED,
+    "paragonsr2_stream": ModelTiling.SUPPORTED,
+    "aether_small": ModelTiling.SUPPORTED,
+    "aether3_mobile": ModelTiling.SUPPORTED,
+}
+
+
+@pytest.mark.parametrize("name", TILING)
+def test_a_program_is_told_whether_tiles_are_the_whole(name):
+    state = get_architecture(name)(scale=2).state_dict()
+    assert MAIN_REGISTRY.load(dict(state)).tiling is TILING[name]
+
+
+@pytest.mark.parametrize("base", ["mks2021", "legacy"])
+def test_a_trained_network_is_still_told_its_preset(base):
+    network = get_architecture("paragonsr2_stream")(scale=2, base=base)
+    with torch.no_grad():
+        network.detail_gain.add_(0.37)
+    assert MAIN_REGISTRY.load(dict(network.state_dict())).tags == ["paragonsr2_stream"]
+    assert not MAIN_REGISTRY.load(
+        dict(get_architecture("paragonsr2_stream")(blocks=1).state_dict())
+    ).tags
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -187,7 +216,7 @@ def test_features_have_the_size_of_lr(cls):
 
 @pytest.mark.parametrize("cls", CLASSES)
 def test_half_precision_arithmetic_stays_near(cls):
-    network = get_architecture(smallest(CLASSES[cls]))(scale=2).eval()
+    network = shaken(get_architecture(smallest(CLASSES[cls]))(scale=2))
     x = torch.rand(1, 3, 12, 9, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         exact = network(x)
@@ -196,10 +225,13 @@ def test_half_precision_arithmetic_stays_near(cls):
     assert (near - exact).abs().mean() < 0.05 * exact.std()
 
 
-@pytest.mark.parametrize("key", ["params_ema", "params", "state_dict"])
-def test_wrapped_state_dicts_of_trainers_load(key, tmp_path):
-    network = shaken(get_architecture("realplksr")(dim=16, n_blocks=1))
-    torch.save({key: network.state_dict(), "iter": 3}, tmp_path / "net_g_3.pth")
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("key", ["params_ema", "params", "state_dict", None])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_wrapped_state_dicts_of_trainers_load(cls, key, prefix, tmp_path):
+    network = shaken(get_architecture(smallest(CLASSES[cls]))(scale=2))
+    state = {prefix + name: tensor for name, tensor in network.state_dict().items()}
+    torch.save({key: state, "iter": 3} if key else state, tmp_path / "net_g_3.pth")
     check_same(ModelLoader().load_from_file(tmp_path / "net_g_3.pth"), network)
 
 

@@ -35,7 +35,7 @@ def elsewhere(tmp_path):
 
 def _python(code, folder=None):
     """What a new interpreter prints, with `folder` before everything else it can import."""
-    before = f"import sys; sys.path.insert(0, {str(folder)!r}); " if folder else "import sys; "
+    before = f"import sys; sys.path.insert(0, {str(folder)!r})\n" if folder else "import sys\n"
     ran = subprocess.run(
         [sys.executable, "-c", before + code], capture_output=True, text=True, check=True
     )
@@ -48,8 +48,10 @@ def test_names_are_found_without_importing_torch():
         "print(modules('architecture')['paragonsr_s'], modules('block')['gatedffn'], "
         "modules('upsampler')['pixelshuffle'], 'torch' in sys.modules)"
     )
-    student = "sr_models.students.paragonsr"
-    assert found == f"{student} {student} sr_models.layers.upsamplers False"
+    assert found == (
+        "sr_models.students.paragonsr sr_models.layers.paragonsr_blocks "
+        "sr_models.layers.upsamplers False"
+    )
 
 
 def test_only_the_file_that_is_asked_for_is_imported():
@@ -98,6 +100,80 @@ def test_a_new_file_is_found_without_touching_another(tmp_path):
         tmp_path,
     )
     assert found == "(2, {'a': 1}) sr_models.students.fresh True False"
+
+
+FRESH = """
+from torch import nn
+from sr_models.registry import register_architecture
+
+PRESETS = ["not", "ours"]
+
+@register_architecture("fresh")
+class Fresh(nn.Module):
+    def __init__(self, scale: int = 4, width: int = 8):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, width, 3, padding=1),
+                                  nn.Conv2d(width, 3 * scale**2, 3, padding=1),
+                                  nn.PixelShuffle(scale))
+
+    def forward(self, x):
+        return self.body(x)
+
+@register_architecture("fresh_named")
+def fresh_named(scale=4, width=4):
+    return Fresh(scale, width)
+
+@register_architecture("fresh_open")
+def fresh_open(scale=4, **options):
+    return Fresh(scale, **options)
+
+@register_architecture("fresh_loose")
+def fresh_loose(scale: int = 4, **options) -> nn.Module:
+    return Fresh(scale, **options)
+
+@register_architecture("fresh_told")
+def fresh_told(scale: int = 4, **options) -> Fresh:
+    return Fresh(scale, **options)
+"""
+
+USE_FRESH = """
+import torch, spandrel, sr_models
+from sr_models.experts.loading import size_requirements
+from sr_models.networks import build_network, constructor_arguments, feature_module_of
+from sr_models.registry import get_architecture
+
+for name in ("fresh", "fresh_named", "fresh_open", "fresh_loose", "fresh_told"):
+    network = build_network(name, 2, {"width": 6})
+    network(torch.rand(2, 3, 5, 7)).mean().backward()
+    assert network(torch.rand(2, 3, 5, 7)).shape == (2, 3, 10, 14)
+    assert network.body[0].weight.shape[0] == 6 and network.body[0].weight.grad is not None
+    assert size_requirements(network) == (1, 1) and feature_module_of(network) is None
+    print(name, *constructor_arguments(name))
+    try:
+        build_network(name, 2, {"widht": 6})
+    except (ValueError, TypeError) as error:
+        assert "widht" in str(error)
+    else:
+        raise AssertionError(name)
+sr_models.register()
+state = dict(get_architecture("paragonsr_nano")(scale=2).state_dict())
+print(*spandrel.MAIN_REGISTRY.load(state).tags)
+"""
+
+
+def test_a_bare_class_is_a_network_and_leaves_the_files_of_others_alone(tmp_path):
+    shutil.copytree(
+        PACKAGE, tmp_path / "sr_models", ignore=shutil.ignore_patterns("__pycache__", "*.pyc")
+    )
+    (tmp_path / "sr_models" / "students" / "fresh.py").write_text(FRESH)
+    assert _python(USE_FRESH, tmp_path).splitlines() == [
+        "fresh scale width",
+        "fresh_named scale width",
+        "fresh_open scale",
+        "fresh_loose scale",
+        "fresh_told scale width",
+        "paragonsr_nano",
+    ]
 
 
 def test_names_stand_with_their_files(elsewhere):

@@ -1,5 +1,6 @@
 """Video: what passes from one frame to the next, and when nothing does."""
 
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,48 @@ def test_movement_within_a_scene_is_no_cut(network: ParagonSR2, clip: list[Tenso
     assert not torch.equal(enlarge(network, [clip[0], lighter])[1], alone(network, lighter))
     for frame, sr in zip(clip[1:], enlarge(network, clip)[1:], strict=True):
         assert not torch.equal(sr, alone(network, frame))
+
+
+PHOTOS = ("astronaut", "chelsea", "coffee", "rocket")
+
+
+def crop(name: str, top: int, left: int, side: int) -> Tensor:
+    photo = torch.from_numpy(np.ascontiguousarray(getattr(skimage.data, name)()))
+    part = photo[top : top + side, left : left + side]
+    return part.permute(2, 0, 1)[None].float() / 255
+
+
+def cuts(network: ParagonSR2, before: Tensor, frame: Tensor) -> bool:
+    return torch.equal(enlarge(network, [before, frame])[1], alone(network, frame))
+
+
+@pytest.mark.parametrize("name", PHOTOS)
+@pytest.mark.parametrize("step", [2, 4, 8])
+def test_pans_are_no_cuts(network: ParagonSR2, name: str, step: int) -> None:
+    for top in range(0, 220, 73):
+        for left in range(0, 350, 70):
+            here = crop(name, top, left, 64)
+            assert not cuts(network, here, crop(name, top, left + step, 64)), (top, left)
+            assert not cuts(network, here, crop(name, top + step // 2, left + step // 2, 64))
+
+
+def test_another_picture_is_a_cut(network: ParagonSR2) -> None:
+    frames = [crop(name, 100, 150, 96) for name in PHOTOS]
+    for before, frame in permutations(frames, 2):
+        assert cuts(network, before, frame)
+
+
+def test_noise_is_no_cut(network: ParagonSR2) -> None:
+    random = torch.Generator().manual_seed(0)
+    a, b = (torch.rand(1, 3, 64, 64, generator=random) for _ in range(2))
+    assert not cuts(network, a, b)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 9), (5, 64)])
+def test_tiny_frames_have_cuts_too(network: ParagonSR2, size: tuple[int, int]) -> None:
+    dark, light = torch.full((1, 3, *size), 0.2), torch.full((1, 3, *size), 0.7)
+    assert cuts(network, dark, light)
+    assert not cuts(network, dark, dark + 0.05)
 
 
 def test_another_size_or_batch_starts_anew(network: ParagonSR2, clip: list[Tensor]) -> None:
