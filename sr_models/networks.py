@@ -17,25 +17,13 @@ from torch import nn
 
 from sr_models import plugin
 from sr_models.registry import get_architecture, modules, unknown
+from sr_models.spandrel_architectures import NAMES
 
 #: Architecture name -> module of its class; the class is named like the architecture.
-#:
-#: Of spandrel's, every network that enlarges RGB at a chosen scale by calling it with the picture.
-#: Left out are AuraSR (x4 alone, a generator fed with noise), IPT (one fixed patch size, and a
-#: forward pass for one patch on a 0..255 range), MMRealSR (gives its degradation beside the
-#: picture), RealPLKSR (ours is), and what restores without enlarging, SAFMNBCIE and SCUNet among
-#: them.
 _MODULES = {
+    **{name: f"spandrel.architectures.{name}" for name in NAMES},
     "EDSR": "sr_models.experts.edsr",
-    **{
-        name: f"spandrel.architectures.{name}"
-        for name in (
-            "ATD", "CRAFT", "Compact", "DAT", "DCTLSA", "DITN", "DRCT", "ESRGAN", "FDAT", "GRL",
-            "HAT", "MoESR", "MoSR", "OmniSR", "PLKSR", "RCAN", "RGT", "RealCUGAN", "SAFMN", "SPAN",
-            "SeemoRe", "Swin2SR", "SwiftSRGAN", "SwinIR",
-        )
-    },
-}  # fmt: skip
+}
 
 _SCALE_NAMES = ("upscale", "scale", "upscaling_factor", "up_scale", "upscale_factor")
 _CHANNEL_NAMES = (

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
+from sr_models.registry import modules, unknown
+from sr_models.spandrel_architectures import NAMES
 
 if TYPE_CHECKING:
     from sr_assets.recipe.models import Recipe
@@ -52,6 +54,8 @@ def disagreements(recipe: Recipe) -> list[str]:
                 f"({recipe.silver.patch_size // recipe.scale})"
             )
         problems.extend(_augment_problems(f"{path}.train", recipe, model))
+        if isinstance(model, PlainModel | StudentModel):
+            problems.extend(_unknown_architecture(path, model.network.architecture))
         if model.train.min_learning_rate > model.train.learning_rate:
             problems.append(
                 f"{path}.train.min_learning_rate {model.train.min_learning_rate} is larger than "
@@ -91,6 +95,13 @@ def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
             f"set it to 0{mend}"
         )
     return problems
+
+
+def _unknown_architecture(path: str, name: str) -> Iterator[str]:
+    """Told before anything is made; arguments are checked when the network is built."""
+    ours = modules("architecture")
+    if name.lower() not in ours and name not in NAMES:
+        yield f"{path}.network: {unknown('architecture', name, [*ours, *NAMES])}"
 
 
 def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel) -> Iterator[str]:

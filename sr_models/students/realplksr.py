@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr_models.layers import dysample
+from sr_models.layers import dysample, upsamplers
 from sr_models.layers.fitted import load_fitted
 from sr_models.layers.told import without_prefix
 from sr_models.registry import get_upsampler, register_architecture, register_block
@@ -168,7 +168,10 @@ class RealPLKSR(nn.Module):
         )
         _initialise(self.feats[0])
         _initialise(self.feats[-1])
-        self.to_img = get_upsampler(upsampler)(3 * scale**2, 3, scale)
+        # The two of published networks by import, so that whoever follows imports finds them.
+        known = {"pixelshuffle": upsamplers.pixel_shuffle, "dysample": dysample.DySample}
+        make = known.get(upsampler) or get_upsampler(upsampler)
+        self.to_img = make(3 * scale**2, 3, scale)
         self.register_buffer(
             "norm_groups", torch.tensor(float(norm_groups)), persistent=norm_groups != _GROUPS
         )

@@ -1,6 +1,7 @@
 """Code versions: what counts as a change of a module and which modules a stage uses."""
 
 import importlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 
 from sr_assets.lineage import code_version as cv
 from sr_assets.lineage.stage import Stage
+from sr_models.registry import modules_of
 
 
 @pytest.fixture
@@ -91,3 +93,23 @@ def test_what_is_imported_late_is_the_code_that_was_there_at_the_start(package: 
     cv.load_code([Stage("a/b", "", "g", lambda context: {}, ("ourpackage.entry",))])
     (package / "far.py").write_text("value = 3\n")
     assert importlib.import_module("ourpackage.entry").run() == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["paragonsr_nano", "paragonsr2_stream", "paragonsr2_pro", "aether_small", "aether3_tiny",
+     "realplksr_s"],
+)  # fmt: skip
+def test_all_that_a_network_is_made_of_is_in_its_code_version(name: str) -> None:
+    script = (
+        "import sys, torch\n"
+        "from sr_models.registry import get_architecture\n"
+        "with torch.device('meta'):\n"
+        f"    get_architecture({name!r})()\n"
+        "print(*(m for m in sys.modules if m.split('.')[1:2] in (['students'], ['layers'])))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    used = {m for m in done.stdout.split() if m.count(".") > 1}  # packages hold a docstring alone
+    assert used and used <= set(cv.module_digests(modules_of(name, {})))

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from training_stores import Outputs, small_outputs
 from upath import UPath
 
@@ -232,8 +233,11 @@ def test_a_change_of_the_gate_leaves_plain_networks_alone() -> None:
 
 def test_mistakes_are_told_in_one_line(outputs: Outputs) -> None:
     wrong = {"kind": "plain", "network": {"architecture": "Compat"}, "train": TRAIN}
-    recipe = make_recipe(models={"plain": wrong})
-    with pytest.raises(StageError, match=r"models\.plain\.network: architecture 'Compat'"):
+    with pytest.raises(ValidationError, match=r"models\.plain\.network: architecture 'Compat' is"):
+        make_recipe(models={"plain": wrong})
+    network = {**COMPACT, "args": {"num_feats": 8}}
+    recipe = make_recipe(models={"plain": {**wrong, "network": network}})
+    with pytest.raises(StageError, match=r"models\.plain\.network: .*did you mean num_feat\?"):
         outputs.run(models.stages(recipe)[0], recipe, "wrong")
     missing = {**TRAIN, "start_from": "/nowhere/x.pth"}
     wrong = {"kind": "plain", "network": COMPACT, "train": missing}
