@@ -254,7 +254,7 @@ def recipe_text(model: str, augment: str) -> str:
         ("kind: gate", "{blur: 0.1}", "models.m.train.augment.blur: this model learns from cached"),
         ("kind: fusion", "{mixup: 1}", "set it to 0, or train the fusion with `experts: live`"),
         (
-            "kind: student\n    network: {architecture: SPAN}\n    teacher: hat",
+            "kind: student\n    network: {architecture: SPAN}\n    teachers: [hat]",
             "{colour_jitter: 0.2}",
             "models.m.train.augment.colour_jitter: this model learns from cached",
         ),
