@@ -317,6 +317,11 @@ def test_leaderboard_has_every_row_and_the_checks(graph: Graph) -> None:
     )
     assert checks["fast"]["beats_bicubic"]["numbers"]["gain_bench"] == pytest.approx(gain)
     assert output.metadata["report"]["path"].endswith("report.html")
+    worth = output.metadata["psnr_y_fast"] - output.metadata["psnr_y_fast_control"]
+    assert output.metadata["gain_fast"] == pytest.approx(worth) and worth != 0
+    helped = checks["fast"]["teacher_helped"]
+    assert helped["passed"] is (worth > 0)
+    assert helped["reason"].startswith(f"{worth:+.3f} dB against the same network")
 
 
 def test_every_picture_of_the_page_exists(graph: Graph) -> None:
