@@ -6,7 +6,7 @@ say. `Scores` holds, for each row of the leaderboard and each benchmark, the mea
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -91,6 +91,20 @@ def quality_checks(recipe: Recipe, name: str, results: Scores) -> list[CheckOutc
         control = recipe.control_of(name)
         outcomes.append(teacher_helped(own, None if control is None else results.get(control, {})))
     return outcomes
+
+
+def teachers_worth(checks: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """Student -> what `teacher_helped` said, where student and control were both measured.
+
+    Args:
+        checks: of `leaderboard.json`.
+    """
+    return {
+        check["name"]: outcome
+        for check in checks
+        for outcome in check["outcomes"]
+        if outcome["name"] == "teacher_helped" and "gain" in outcome["numbers"]
+    }
 
 
 def scores_of(leaderboard: Mapping[str, Any]) -> dict[str, dict[str, Score]]:

@@ -13,7 +13,7 @@ from typing import Any
 from sr_assets.assets.fusions import fusion_caches, train_fusion
 from sr_assets.assets.gates import gate_trainee
 from sr_assets.assets.model_cache import cache_model
-from sr_assets.assets.students import student_caches, student_trainee
+from sr_assets.assets.students import student_trainee
 from sr_assets.assets.training import train_model
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.lineage.slices import network_modules, slice_of
@@ -54,21 +54,19 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         settings |= {f"experts.{e}.dtype": recipe.experts[e].dtype for e in weights}
         how = "from their caches" if caches else "with each run live on every crop"
         what = f"Seven-phase fusion of {', '.join(experts)}, trained {how}."
-    elif isinstance(model, GateModel):
-        trainee, module = gate_trainee(recipe, name, model), "sr_assets.assets.gates"
-        caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
-        what = f"Fusion of {', '.join(experts)}, trained from their caches."
-    elif isinstance(model, StudentModel):
-        trainee = student_trainee(recipe, name, model)
-        module, caches = "sr_assets.assets.students", student_caches(recipe, name)
-        run = partial(train_model, name=name, model=model, trainee=trainee)
-        teachers = recipe.teachers_of(name)
-        settings[f"{path}.teachers"] = list(teachers)
-        what = f"{model.network.architecture} taught by {', '.join(teachers)} and HR."
     else:
-        trainee, module, caches = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers", {}
-        run = partial(train_model, name=name, model=model, trainee=trainee)
-        what = f"{model.network.architecture} trained on LR and HR pairs."
+        if isinstance(model, GateModel):
+            trainee, module = gate_trainee(recipe, name, model), "sr_assets.assets.gates"
+            what = f"Fusion of {', '.join(experts)}, trained from their caches."
+        elif isinstance(model, StudentModel):
+            trainee, module = student_trainee(recipe, name, model), "sr_assets.assets.students"
+            teachers = recipe.teachers_of(name)
+            settings[f"{path}.teachers"] = list(teachers)
+            what = f"{model.network.architecture} taught by {', '.join(teachers)} and HR."
+        else:
+            trainee, module = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers"
+            what = f"{model.network.architecture} trained on LR and HR pairs."
+        caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
     if experts:
         settings[f"{path}.experts"] = list(experts)
 

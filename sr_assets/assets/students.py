@@ -26,7 +26,7 @@ Batch = dict[str, "Tensor"]
 _OWN = "features of the student"
 
 
-def student_caches(recipe: Recipe, name: str) -> dict[str, str]:
+def _caches(recipe: Recipe, name: str) -> dict[str, str]:
     """Teacher or expert of features -> asset of the cache that student `name` reads."""
     model = recipe.models[name]
     assert isinstance(model, StudentModel)
@@ -98,7 +98,7 @@ def student_trainee(recipe: Recipe, name: str, model: StudentModel) -> Trainee:
         forward=forward,
         losses=losses,
         rivals=rivals,
-        caches=student_caches(recipe, name),
+        caches=_caches(recipe, name),
         features=told.experts if told else (),
     )
 

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from sr_assets.assets.training import Trainee, against_hr
 from sr_assets.recipe.models import Recipe
-from sr_assets.recipe.networks import PlainModel, StudentModel
+from sr_assets.recipe.networks import UpscalerModel
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
-def upscaler_trainee(recipe: Recipe, model: PlainModel | StudentModel) -> Trainee:
+def upscaler_trainee(recipe: Recipe, model: UpscalerModel) -> Trainee:
     """The network of a model, trained against HR; validation shows bicubic beside it."""
     sizes = (1, 1)
 

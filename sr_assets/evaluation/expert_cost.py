@@ -23,7 +23,7 @@ def measure_expert_cost(context: StageContext, name: str) -> dict[str, Any]:
     """
     from sr_models.device import pick_device
     from sr_models.experts.running import ExpertMemoryError, run_expert
-    from sr_models.metrics.cost import merged_for_good
+    from sr_models.export.fusing import with_plain_convolutions
 
     try:
         device = pick_device(context.recipe.compute.device)
@@ -31,7 +31,7 @@ def measure_expert_cost(context: StageContext, name: str) -> dict[str, Any]:
         raise StageError(f"compute.device: {error}") from error
     weights = context.input(f"expert/{name}/weights")
     expert = load_weights(weights, context.output.work).to(device)
-    merged_for_good(expert.model)
+    with_plain_convolutions(expert.model)
     dtype = context.recipe.experts[name].dtype
 
     def forward(lr: Tensor) -> Tensor:

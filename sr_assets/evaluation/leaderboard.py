@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sr_assets.assets.checks import quality_checks, scores_of
+from sr_assets.assets.checks import quality_checks, scores_of, teachers_worth
 from sr_assets.evaluation.benchmark import encode_png, read_png
 from sr_assets.evaluation.cost import SECONDS, Cost, devices_of, read_cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
@@ -75,7 +75,7 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
     context.output.write_json(SECONDS, speeds, content=False)
     page = render_page(leaderboard, gallery, speeds)
     context.output.write_bytes("report.html", page.encode(), content=False)
-    gains = _gains(leaderboard["checks"])
+    gains = teachers_worth(leaderboard["checks"])
     for name, said in gains.items():
         context.log(f"{name}: {said['reason']}")
     return {
@@ -86,16 +86,6 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
         "checks_failed": sum(not o["passed"] for c in leaderboard["checks"] for o in c["outcomes"]),
         "table": {"md": _markdown(rows, speeds)},
         "report": {"path": str(context.output.final / "report.html")},
-    }
-
-
-def _gains(checks: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """Student -> what its check against its control said, where both were measured."""
-    return {
-        check["name"]: outcome
-        for check in checks
-        for outcome in check["outcomes"]
-        if outcome["name"] == "teacher_helped" and "gain" in outcome["numbers"]
     }
 
 

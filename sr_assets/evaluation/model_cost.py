@@ -22,16 +22,15 @@ def measure_model_cost(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: the device is missing, or the weights do not fit.
     """
-    from sr_models.export.fusing import fused_copy
+    from sr_models.export.fusing import fused_copy, with_plain_convolutions
     from sr_models.export.weights import running_parameters
-    from sr_models.metrics.cost import merged_for_good
 
     checkpoint = context.input(f"model/{name}/checkpoint")
     try:
         loaded = load_model(checkpoint, context.recipe.compute.device)
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
-    network = merged_for_good(fused_copy(loaded.network))
+    network = with_plain_convolutions(fused_copy(loaded.network))
     model = dataclasses.replace(loaded, network=network)
     given: dict[int, tuple[dict[str, Tensor], dict[str, Tensor]]] = {}
 

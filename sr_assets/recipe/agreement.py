@@ -8,7 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
+from sr_assets.recipe.networks import (
+    FusionModel,
+    GateModel,
+    Model,
+    PlainModel,
+    StudentModel,
+    UpscalerModel,
+    control_name,
+    controls,
+)
+from sr_assets.recipe.strict import LONGEST_NAME
 from sr_models.registry import modules, unknown
 from sr_models.spandrel_architectures import NAMES
 
@@ -54,7 +64,7 @@ def disagreements(recipe: Recipe) -> list[str]:
                 f"({recipe.silver.patch_size // recipe.scale})"
             )
         problems.extend(_augment_problems(f"{path}.train", recipe, model))
-        if isinstance(model, PlainModel | StudentModel):
+        if isinstance(model, UpscalerModel):
             problems.extend(_unknown_architecture(path, model.network.architecture))
         if model.train.min_learning_rate > model.train.learning_rate:
             problems.append(
@@ -70,7 +80,7 @@ def disagreements(recipe: Recipe) -> list[str]:
         if isinstance(model, StudentModel):
             problems.extend(_student_problems(path, recipe, name, model))
     for name in recipe.release.models or ():
-        known("release.models", name, [*recipe.models, *_controls(recipe)])
+        known("release.models", name, [*recipe.models, *controls(recipe.models)])
     if circle := _circle(recipe):
         problems.append(f"models: {' -> '.join(circle)} teach each other in a circle")
     return problems
@@ -106,7 +116,7 @@ def _unknown_architecture(path: str, name: str) -> Iterator[str]:
 
 def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel) -> Iterator[str]:
     """Teachers that are not there or cannot be told, and a control whose name is taken."""
-    models = (*recipe.models, *_controls(recipe))
+    models = (*recipe.models, *controls(recipe.models))
     others = sorted([*recipe.experts, *(n for n in models if n != name)])
     for teacher in model.teachers or ():
         if teacher not in others:
@@ -122,27 +132,16 @@ def _student_problems(path: str, recipe: Recipe, name: str, model: StudentModel)
         elif not recipe.experts[expert].features:
             yield f"{path}.features.experts: set experts.{expert}.features, so that they are cached"
     control = control_name(name)
-    if model.control and len(control) > 60:
-        yield f"{path}.control: {control} is longer than 60 characters: shorten the student's name"
-    taken = recipe.models.get(control)
-    if model.control and taken is not None:
-        shared = ("network", "quantisation_aware", "datasets", "train", "licence")
-        if not isinstance(taken, PlainModel) or any(
-            getattr(model, field) != getattr(taken, field) for field in shared
-        ):
-            yield f"models.{control}: {path}.control makes a model of that name: rename this one"
-    if model.control and control in recipe.experts:
+    made = controls(recipe.models).get(control)
+    if made and len(control) > LONGEST_NAME:
+        yield (
+            f"{path}.control: {control} is longer than {LONGEST_NAME} characters: shorten the "
+            "student's name"
+        )
+    if made and recipe.models.get(control, made) != made:
+        yield f"models.{control}: {path}.control makes a model of that name: rename this one"
+    if made and control in recipe.experts:
         yield f"experts.{control}: {path}.control makes a model of that name: rename this one"
-
-
-def control_name(student: str) -> str:
-    """What the control of a student is called."""
-    return f"{student}_control"
-
-
-def _controls(recipe: Recipe) -> list[str]:
-    students = ((n, m) for n, m in recipe.models.items() if isinstance(m, StudentModel))
-    return [control_name(name) for name, model in students if model.control]
 
 
 def _circle(recipe: Recipe) -> list[str]:

@@ -6,13 +6,19 @@ Reading YAML, naming the line of a mistake and exporting the schema live in `loa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sr_assets.recipe.agreement import control_name, disagreements
-from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
+from sr_assets.recipe.agreement import disagreements
+from sr_assets.recipe.networks import (
+    FusionModel,
+    GateModel,
+    Model,
+    StudentModel,
+    control_name,
+    controls,
+)
 from sr_assets.recipe.strict import OUTSIDE_LINEAGE, DatasetName, Name, Sha256, Strict
 
 
@@ -230,21 +236,5 @@ class Recipe(Strict):
         problems = disagreements(self)
         if problems:
             raise ValueError("; ".join(problems))
-        self.models.update(_controls(self.models))
+        self.models.update(controls(self.models))
         return self
-
-
-def _controls(models: Mapping[str, Model]) -> dict[str, PlainModel]:
-    """The students that ask for a control, each as a plain model."""
-    return {
-        control_name(name): PlainModel(
-            kind="plain",
-            network=model.network,
-            quantisation_aware=model.quantisation_aware,
-            datasets=model.datasets,
-            train=model.train,
-            licence=model.licence,
-        )
-        for name, model in models.items()
-        if isinstance(model, StudentModel) and model.control
-    }

@@ -5,6 +5,7 @@ Training runs are `training.py`; everything else of a recipe, and how its parts 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
@@ -33,16 +34,21 @@ class ModelBase(Strict):
     licence: str | None = Field(None, description="Licence of the released weights.")
 
 
-class PlainModel(ModelBase):
-    """A network trained on gold pairs alone, without any cache."""
+class UpscalerModel(ModelBase):
+    """What every model has that enlarges LR without any expert's picture."""
 
-    kind: Literal["plain"]
     network: Network
     quantisation_aware: bool = Field(
         False,
         description="Train with weights and activations rounded to int8; of networks with branches "
         "the fused form, by `fused_init: true` in `network.args`.",
     )
+
+
+class PlainModel(UpscalerModel):
+    """A network trained on gold pairs alone, without any cache."""
+
+    kind: Literal["plain"]
 
 
 class GateModel(ModelBase):
@@ -101,16 +107,10 @@ class FeatureDistillation(Strict):
     )
 
 
-class StudentModel(ModelBase):
+class StudentModel(UpscalerModel):
     """A fast network trained from gold pairs and what teachers' caches hold."""
 
     kind: Literal["student"]
-    network: Network
-    quantisation_aware: bool = Field(
-        False,
-        description="Train with weights and activations rounded to int8; of networks with branches "
-        "the fused form, by `fused_init: true` in `network.args`.",
-    )
     teachers: tuple[Name, ...] | None = Field(
         None,
         min_length=1,
@@ -144,3 +144,19 @@ class StudentModel(ModelBase):
 
 
 Model = Annotated[PlainModel | GateModel | FusionModel | StudentModel, Field(discriminator="kind")]
+
+
+def control_name(student: str) -> str:
+    """What the control of a student is called."""
+    return f"{student}_control"
+
+
+def controls(models: Mapping[str, Model]) -> dict[str, PlainModel]:
+    """The controls that students ask for: the same networks and training without a teacher."""
+    students = {n: m for n, m in models.items() if isinstance(m, StudentModel) and m.control}
+    return {
+        control_name(name): PlainModel(
+            kind="plain", **{field: getattr(m, field) for field in UpscalerModel.model_fields}
+        )
+        for name, m in students.items()
+    }

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from sr_assets.assets.checks import teachers_worth
 from sr_assets.evaluation.cost import SECONDS, devices_of
 from sr_assets.graph import Graph
 from sr_assets.lineage.records import current_output
@@ -39,12 +40,7 @@ def leaderboard_lines(graph: Graph, instance: dg.DagsterInstance) -> list[str]:
     if devices := devices_of(speeds):
         lines += ["", f"/MP: for a megapixel of output; seconds on {devices}"]
     lines.append("")
-    lines += [
-        f"{check['name']}: {outcome['reason']}"
-        for check in board["checks"]
-        for outcome in check["outcomes"]
-        if outcome["name"] == "teacher_helped" and "gain" in outcome["numbers"]
-    ]
+    lines += [f"{name}: {said['reason']}" for name, said in teachers_worth(board["checks"]).items()]
     for key in graph.stages:
         if key.endswith("/release"):
             made = current_output(instance, graph, Ref(key))

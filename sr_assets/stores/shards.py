@@ -215,6 +215,7 @@ class GroupReader:
             DamagedStoreError: a checksum differs or a file is missing.
         """
         array = self.array(name)
+        # Not strict: an index may leave out the last axes.
         for axis, (i, length) in enumerate(zip(index, array.shape, strict=False)):
             if not isinstance(i, slice) and not 0 <= i < length:
                 raise IndexError(f"{name}: index {i} on axis {axis} of length {length}")

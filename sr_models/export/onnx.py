@@ -18,8 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sr_models.export.fusing import fused_copy
-from sr_models.export.weights import is_merging_convolution
+from sr_models.export.fusing import fused_copy, with_plain_convolutions
 
 OPSET = 18
 INPUT, OUTPUT = "input", "output"
@@ -237,18 +236,8 @@ def _plain_copy(network: nn.Module) -> nn.Module:
 
 def _merged_copy(network: nn.Module) -> nn.Module:
     """A CPU copy in eval mode whose merged convolutions are plain ones, which a graph can hold."""
-    clone = fused_copy(_plain_copy(network))
-    for parameter in clone.parameters():
-        parameter.requires_grad_(False)
-    for parent in list(clone.modules()):
-        for name, module in list(parent.named_children()):
-            if is_merging_convolution(module):
-                module.update_params()  # type: ignore[operator]
-                parts: list[nn.Module] = [module.eval_conv]  # type: ignore[list-item]
-                if getattr(module, "has_relu", False):
-                    parts.append(nn.LeakyReLU(0.05))
-                setattr(parent, name, nn.Sequential(*parts))
-    return clone
+    clone = fused_copy(network).cpu().float().requires_grad_(False)
+    return with_plain_convolutions(clone)
 
 
 def _examples(shape: tuple[int, int, int, int], inputs: Sequence[Input]) -> tuple[Tensor, ...]:

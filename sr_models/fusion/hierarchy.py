@@ -92,6 +92,7 @@ class Hierarchy(nn.Module):
             pictures.append(halved(pictures[-1], even))
             greys.append(halved(greys[-1], even))
         bands, details = [], []
+        # Not strict: neighbours, so the lists without their first are one shorter.
         for fine, coarse, grey, blurred in zip(
             pictures, pictures[1:], greys, greys[1:], strict=False
         ):

@@ -82,6 +82,7 @@ class VggLoss(FeatureLoss):
         layers = list(self.network.children())
         features, wanted = ((image - self.mean) / self.std for image in (output, target))
         loss = output.new_zeros(())
+        # Not strict: a part ends where the next begins, and none begins at the last.
         for start, end in zip((0, *self._TAPS), self._TAPS, strict=False):
             part = nn.Sequential(*layers[start:end])
             features, wanted = part(features), part(wanted)

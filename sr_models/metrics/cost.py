@@ -14,11 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import flex_attention
 from torch.utils.flop_counter import FlopCounterMode
-
-from sr_models.export.weights import is_merging_convolution
 
 #: LR side that multiply-adds are counted at (px): whole windows of 8, 12, 16, 24, 32 and 48.
 SIDE = 96
@@ -122,19 +120,6 @@ def device_name(device: torch.device) -> str:
     return next(filter(None, names), platform.processor() or platform.machine() or "CPU")
 
 
-def merged_for_good(network: nn.Module) -> nn.Module:
-    """`network` itself, whose merging convolutions are merged now and not in every pass again.
-
-    spandrel's SPAN merges its kernels whenever it runs. That work does not grow with the picture,
-    and no exported graph does it.
-    """
-    for module in network.modules():
-        if is_merging_convolution(module):
-            module.update_params()  # type: ignore[operator]
-            module.update_params = _nothing  # type: ignore[assignment]
-    return network
-
-
 @contextmanager
 def _flex_attention_uncompiled() -> Iterator[None]:
     """Lets flex attention be counted: it compiles itself, which no counter can look into."""
@@ -144,10 +129,6 @@ def _flex_attention_uncompiled() -> Iterator[None]:
         yield
     finally:
         flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = before
-
-
-def _nothing() -> None:
-    return None
 
 
 def _picture(side: int, device: torch.device | str) -> Tensor:

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import flex_attention
 
+from sr_models.export.fusing import with_plain_convolutions
 from sr_models.metrics import cost
-from sr_models.metrics.cost import merged_for_good, multiply_adds, seconds_per_megapixel
+from sr_models.metrics.cost import multiply_adds, seconds_per_megapixel
 from sr_models.networks import build_network
 
 
@@ -72,7 +73,7 @@ def test_merging_is_no_work_that_grows_with_the_picture() -> None:
     lr = torch.rand(1, 3, 9, 9)
     with torch.no_grad():
         before, counted = network(lr), multiply_adds(network, 2, side=24)
-        merged = merged_for_good(network)
+        merged = with_plain_convolutions(network)
         assert torch.equal(merged(lr), before)
         once = multiply_adds(merged, 2, side=24)
         assert once < counted

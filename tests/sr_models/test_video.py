@@ -1,6 +1,6 @@
 """Video: what passes from one frame to the next, and when nothing does."""
 
-from itertools import permutations
+from itertools import pairwise, permutations
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def test_each_frame_is_blended_with_the_one_before_only(
     sr = enlarge(network, clip, blend=0.3)
     assert len(sr) == FRAMES
     assert torch.equal(sr[0], alone(network, clip[0]))
-    for before, frame, got in zip(clip, clip[1:], sr[1:], strict=False):
+    for (before, frame), got in zip(pairwise(clip), sr[1:], strict=True):
         with torch.no_grad():
             features = 0.7 * network.features(frame) + 0.3 * network.features(before)
             expected = network.reconstruct(frame, features)
