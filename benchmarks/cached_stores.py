@@ -19,7 +19,8 @@ from sr_assets.pictures import decode_rgb
 from sr_assets.recipe.loading import load_recipe
 from sr_assets.recipe.models import BuiltinWeights
 from sr_assets.recipe.networks import PlainModel
-from sr_assets.sources import find
+from sr_assets.recipe.sources import BuiltinSource
+from sr_assets.sources.builtin import photos as builtin_photos
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.expert_cache import SR_STEP, CacheReader, CacheWriter
 from sr_assets.stores.pairs import PairReader, PairWriter
@@ -116,7 +117,9 @@ def photo_patches(count: int, side: int) -> np.ndarray:
         ValueError: the photos do not hold as many without overlap.
     """
     source = load_recipe("demo").datasets[_DATASET].source
-    photos = [decode_rgb(file.path.read_bytes(), 100) for file in find(source, _DATASET).files]
+    assert isinstance(source, BuiltinSource)
+    files = builtin_photos(source.images, _DATASET)
+    photos = [decode_rgb(file.path.read_bytes(), 100) for file in files]
     found = [
         photo[y : y + side, x : x + side]
         for photo in photos

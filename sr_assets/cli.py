@@ -153,19 +153,36 @@ def build(selection: tuple[str, ...], recipe_name: str, dry_run: bool, as_json: 
 @click.argument("name")
 @click.argument("source")
 @click.option("--benchmark", is_flag=True, help="Register it for evaluation, not for training.")
+@click.option("--lr", metavar="SOURCE", help="The dataset's own LR images, matched by name.")
 @RECIPE
-def add_dataset(name: str, source: str, benchmark: bool, recipe_name: str) -> None:
-    """Registers the folder SOURCE as dataset NAME, a new partition of the graph.
+def add_dataset(name: str, source: str, benchmark: bool, lr: str | None, recipe_name: str) -> None:
+    """Registers SOURCE as dataset NAME, a new partition of the graph.
 
     Its caches can then be filled with `srd backfill NAME`; a model trains on it when the recipe
-    says so. Example: srd add-dataset holiday ~/photos/holiday
+    says so. SOURCE is one of:
+
+    \b
+      a folder                 srd add-dataset holiday ~/photos/holiday
+      a hub dataset            srd add-dataset lsdir hub:owner/name@1f0c9b2
+      a zip or tar file        srd add-dataset scans ~/scans.tar.zst
+      a .txt file of URLs      srd add-dataset wild urls.txt
+
+    The revision of a hub dataset is a commit, tag or branch, main when it is left out; the other
+    fields of a source can be set in the recipe. With LR of its own:
+    srd add-dataset pairs ~/pairs/HR --lr ~/pairs/LR
     """
-    from sr_assets.lineage.added import register
+    from sr_assets.lineage.added import BRANCH, register
 
     with _Project(recipe_name) as project:
-        register(project.recipe, name, source, benchmark=benchmark)
+        added = register(project.recipe, name, source, benchmark=benchmark, lr=lr)
     with _Project(recipe_name) as project:
         project.register_partitions()
+    for part in (added.source, added.lr):
+        if part is not None and part.kind == "hub" and part.revision == BRANCH:
+            click.echo(
+                f"{part.repo} is taken from its branch {BRANCH}, which moves; "
+                "name a commit for the same images for ever."
+            )
     click.echo(f"{name} is registered; fill it with: srd backfill {name}")
 
 
@@ -337,6 +354,7 @@ def _tell(line: str) -> None:
 
 Tell = Callable[[str], None]
 
-from sr_assets.cli_models import add_commands  # noqa: E402  (the group must exist first)
+from sr_assets import cli_data, cli_models  # noqa: E402  (the group must exist first)
 
-add_commands(main)
+cli_data.add_commands(main)
+cli_models.add_commands(main)

@@ -10,12 +10,22 @@ from dataclasses import dataclass
 
 from upath import UPath
 
-from sr_assets.assets import bronze, evaluation, experts, export, gold, models, release, silver
+from sr_assets.assets import (
+    bronze,
+    evaluation,
+    experts,
+    export,
+    gold,
+    models,
+    overlap,
+    release,
+    silver,
+)
 from sr_assets.lineage.stage import Partitioning, Ref, Stage, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.storage import root_of
 
-_MODULES = (bronze, silver, gold, experts, models, evaluation, export, release)
+_MODULES = (bronze, overlap, silver, gold, experts, models, evaluation, export, release)
 
 
 @dataclass(frozen=True)

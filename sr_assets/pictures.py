@@ -13,13 +13,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
+
+from sr_assets.srgb import BadImage, opaque, to_srgb
 
 Pixels = NDArray[np.uint8]
 
@@ -45,21 +47,15 @@ _TRANSPOSE = {
 _bomb_lock = threading.Lock()
 
 
-class BadImage(Exception):  # noqa: N818 - a verdict on a file, not a fault of the program
-    """The file has no decided conversion to 8-bit sRGB; `reason` says why, in one short line."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
 @dataclass(frozen=True)
 class ImageFacts:
-    """What a manifest keeps of an image: its size once upright (px), and how it was stored."""
+    """An image: its size once upright (px), how it was stored and, where it was decoded, itself."""
 
     width: int
     height: int
     mode: str
+    pixels: Pixels | None = field(default=None, repr=False, compare=False)
+    """Upright 8-bit sRGB, uint8 [H, W, 3]."""
 
 
 def inspect(source: Path | bytes, max_megapixels: float, *, decode: bool = True) -> ImageFacts:
@@ -83,8 +79,8 @@ def inspect(source: Path | bytes, max_megapixels: float, *, decode: bool = True)
                 width, height = height, width
             return ImageFacts(width, height, mode)
         mode = _stored_mode(image)
-        height, width, _ = _pixels(image, file, max_megapixels).shape
-        return ImageFacts(width, height, mode)
+        pixels = _pixels(image, file, max_megapixels)
+        return ImageFacts(pixels.shape[1], pixels.shape[0], mode, pixels)
 
 
 def decode_rgb(data: bytes, max_megapixels: float) -> Pixels:
@@ -189,13 +185,15 @@ def _pixels(image: ImageFile.ImageFile, file: BinaryIO, max_megapixels: float) -
         image.verify()
         image = _open(file, max_megapixels)
     profile = image.info.get("icc_profile")
+    if profile is None and "icc_profile" in image.info:  # there is one, which Pillow cannot unpack
+        raise BadImage("ICC profile is broken")
     plain: Image.Image
     if ";16" in _stored_mode(image) or image.mode in ("I", "F"):
         plain = _from_wide(image, file, max_megapixels)
     else:
         image.load()
-        plain = _opaque(image)
-    plain = _to_srgb(plain, profile)
+        plain = opaque(image)
+    plain = to_srgb(plain, profile)
     method = _TRANSPOSE.get(_orientation(image))
     if method is not None:
         plain = plain.transpose(method)
@@ -279,54 +277,3 @@ def _swap(tile: Any) -> Any:
     order = raw[-1].replace("N", native)
     raw = raw[:-1] + ("B" if order == "L" else "L")
     return tile._replace(args=raw if isinstance(arguments, str) else (raw, *arguments[1:]))
-
-
-def _opaque(image: Image.Image) -> Image.Image:
-    """The same picture as L, RGB or CMYK; alpha that hides nothing is dropped."""
-    if image.has_transparency_data or image.mode in ("RGBa", "La"):
-        with_alpha = image.convert("LA" if image.mode in ("L", "LA", "La") else "RGBA")
-        lowest = cast(tuple[int, int], with_alpha.getchannel("A").getextrema())[0]
-        if lowest < 255:
-            raise BadImage("transparent pixels")
-        return with_alpha.convert("L" if with_alpha.mode == "LA" else "RGB")
-    if image.mode in ("L", "RGB", "CMYK"):
-        return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode in ("P", "YCbCr", "RGBX"):
-        return image.convert("RGB")
-    raise BadImage(f"pixels of kind {image.mode}")
-
-
-def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """RGB in sRGB from L, RGB or CMYK in the space of `profile` (sRGB or grey where none is)."""
-    if not profile:
-        if image.mode == "CMYK":
-            raise BadImage("CMYK without an ICC profile, so that its colours are unknown")
-        return image.convert("RGB")
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        space = source.profile.xcolor_space.strip()
-        if image.mode == "L" and space == "RGB":
-            image = image.convert("RGB")
-        transform = ImageCms.buildTransform(
-            source,
-            ImageCms.createProfile("sRGB"),
-            image.mode,
-            "RGB",
-            renderingIntent=ImageCms.Intent.PERCEPTUAL,
-        )
-        if image.mode == "RGB" and _is_identity(transform):
-            return image
-        return cast(Image.Image, ImageCms.applyTransform(image, transform))
-    except (ImageCms.PyCMSError, OSError, ValueError, TypeError) as error:
-        raise BadImage("ICC profile is broken or made for other pixels") from error
-
-
-def _is_identity(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether no colour moves by more than one level: sRGB in other words, so pixels stay exact."""
-    steps = np.arange(0, 256, 15, dtype=np.uint8)
-    cube = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1)
-    cube = cube.reshape(len(steps), -1, 3)
-    moved = np.asarray(ImageCms.applyTransform(Image.fromarray(cube), transform))
-    return bool(np.abs(moved.astype(np.int16) - cube).max() <= 1)

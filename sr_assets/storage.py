@@ -69,7 +69,13 @@ def building_folder(final: UPath) -> Path:
     if is_local(final):
         return Path(str(final)).with_name(f".{final.name}.partial")
     name = hashlib.sha256(str(final).encode()).hexdigest()[:24]
-    return Path.home() / ".cache" / "sr-distillery" / "building" / name
+    return cache_folder() / "building" / name
+
+
+def cache_folder() -> Path:
+    """Folder for what can be fetched or made again: `SRD_CACHE`, or one below the home folder."""
+    given = os.environ.get("SRD_CACHE")
+    return Path(given).expanduser() if given else Path.home() / ".cache" / "sr-distillery"
 
 
 def open_output(path: UPath) -> Output | None:

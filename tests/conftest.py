@@ -1,8 +1,10 @@
 """Fixtures that every test may use."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hub_server import HubServer
 from hypothesis import settings
 
 # No deadline: tests assert behaviour, never elapsed time, and machines are shared.
@@ -18,3 +20,15 @@ def shared_data() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the development data folder is not beside this checkout")
     return SHARED
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[HubServer]:
+    """A hub on localhost, an empty cache, and an environment that names both and nothing else."""
+    server = HubServer()
+    for name in ("HF_TOKEN", "HF_HUB_CACHE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_ENDPOINT", server.url)
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    yield server
+    server.stop()

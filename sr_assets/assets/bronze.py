@@ -6,21 +6,28 @@ Cutting patches is silver's work. The verdict on one image is that of `sr_assets
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
+from sr_assets.assets.intake import Intake, name_of
 from sr_assets.lineage.stage import Stage, StageContext, StageError
-from sr_assets.pictures import BadImage, Pixels, decode_rgb, inspect
-from sr_assets.recipe.models import ImageSource, Recipe
-from sr_assets.sources import Found, SourceFile, find, fingerprint
-from sr_assets.storage import Output, OutputFolder, hash_file
+from sr_assets.pictures import BadImage, Pixels, decode_rgb
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.sources import ImageSource
+from sr_assets.report.dataset_page import Shown, contact_sheet, page, tables, template_digest
+from sr_assets.report.markdown import visible
+from sr_assets.sources.files import Fetching, Found
+from sr_assets.sources.finding import find, fingerprint, modules
+from sr_assets.storage import Output, OutputFolder, cache_folder
 from sr_assets.stores.manifest import MANIFEST, ManifestRow, from_parquet, to_parquet
 
 KEY = "bronze/images"
 
-_REASONS_SHOWN = 20
+PAGE = "page.html"
+
+_LOGGED = 20
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -31,6 +38,9 @@ def stages(recipe: Recipe) -> list[Stage]:
             return {}
         section, source = _source(recipe, partition)
         return {f"{section}.{partition}.source": source.model_dump(mode="json")}
+
+    def source_modules(partition: str | None) -> tuple[str, ...]:
+        return () if partition is None else modules(_source(recipe, partition)[1])
 
     def outside(partition: str | None) -> dict[str, str]:
         return {} if partition is None else fingerprint(_source(recipe, partition)[1])
@@ -44,23 +54,31 @@ def stages(recipe: Recipe) -> list[Stage]:
             modules=("sr_assets.assets.bronze",),
             kinds=frozenset({"image"}),
             partitions="source",
-            settings={"bronze.max_megapixels": recipe.bronze.max_megapixels},
+            settings={
+                "bronze.max_megapixels": recipe.bronze.max_megapixels,
+                "page template": template_digest(),
+            },
             partition_settings=source_slice,
+            partition_modules=source_modules,
             outside=outside,
         )
     ]
 
 
-def load_images(output: Output) -> list[ManifestRow]:
+def load_images(output: Output, name: str = MANIFEST) -> list[ManifestRow]:
     """The rows of the images that are ok, sorted by path.
+
+    Args:
+        output: of this stage, or another that holds manifests.
+        name: which manifest.
 
     Raises:
         StageError: the manifest is gone or unreadable.
     """
     try:
-        rows = from_parquet(output.read_bytes(MANIFEST))
+        rows = from_parquet(output.read_bytes(name))
     except (FileNotFoundError, ValueError) as error:
-        raise StageError(f"{output.path / MANIFEST}: {error}; run `srd build {KEY}`") from error
+        raise StageError(f"{output.path / name}: {error}; run `srd build {KEY}`") from error
     return [row for row in rows if row.ok]
 
 
@@ -74,10 +92,10 @@ def read_image(output: Output, row: ManifestRow, max_megapixels: float) -> Pixel
         StageError: the bytes are not those that bronze saw.
     """
     changed = (
-        f"{output.path / _name(row.path)} changed since bronze was made; run `srd build {KEY}`"
+        f"{output.path / name_of(row.path)} changed since bronze was made; run `srd build {KEY}`"
     )
     try:
-        data = output.read_bytes(_name(row.path))
+        data = output.read_bytes(name_of(row.path))
     except FileNotFoundError:
         raise StageError(changed) from None
     if hashlib.sha256(data).hexdigest() != row.sha256:
@@ -93,59 +111,40 @@ def read_image(output: Output, row: ManifestRow, max_megapixels: float) -> Pixel
 def _run(context: StageContext) -> dict[str, Any]:
     section, source = _source(context.recipe, context.partition)
     where = f"{section}.{context.partition}.source"
-    found = find(source, where)
+    found = find(source, _fetching(context, where))
     _report(found, context)
-    output, limit = context.output, context.recipe.bronze.max_megapixels
-
-    rows: list[ManifestRow] = []
-    first: dict[str, str] = {}
-    with (
-        ThreadPoolExecutor(context.recipe.compute.workers) as pool,
-        context.progress(f"{KEY}[{context.partition}]", len(found.files)) as advance,
-    ):
-        try:
-            # In sorted order, whatever thread is done first: the first of equal files stays.
-            for row in pool.map(lambda file: _take(file, output, limit), found.files):
-                if row.ok and row.sha256 in first:
-                    output.discard(_name(row.path))
-                    reason = f"duplicate of {first[row.sha256]}"
-                    row = replace(row, status="quarantined", reason=reason)
-                elif row.ok:
-                    first[row.sha256] = row.path
-                rows.append(row)
-                advance(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
+    rows = _take(found, context)
     good = [row for row in rows if row.ok]
     bad = [row for row in rows if not row.ok]
-    reasons = [f"{row.path}: {row.reason}" for row in bad]
-    for reason in reasons[:_REASONS_SHOWN]:
-        context.log(f"quarantined {reason}")
+    for row in bad[:_LOGGED]:
+        context.log(f"quarantined {visible(row.path)}: {row.reason}")
     if not good:
+        reasons = "; ".join(f"{visible(row.path)}: {row.reason}" for row in bad[:3])
         raise StageError(
-            f"{where}: none of {len(rows)} images can be used ({'; '.join(reasons[:3])}); "
+            f"{where}: none of {len(rows)} images can be used ({reasons}); "
             "docs/images.md says what is accepted"
         )
-    wanted = {_name(row.path) for row in good}
-    for name in [name for name in output.files if name.startswith("files/")]:
-        if name not in wanted:  # taken by a killed run, gone from the source since
-            output.discard(name)
-    output.write_bytes(MANIFEST, to_parquet(rows))
-    return {
+    _sweep(context.output, good)
+    context.output.write_bytes(MANIFEST, to_parquet(rows))
+    counts = {
         "images": len(good),
         "quarantined": len(bad),
-        "reasons": reasons[:_REASONS_SHOWN],
         "bytes": sum(row.bytes for row in good),
         "ignored_files": found.ignored.total(),
         "links_not_followed": len(found.links),
     }
+    return counts | _show(context, rows, counts)
 
 
-def _name(path: str) -> str:
-    """Where an image lies inside the output."""
-    return f"files/{path}"
+def _fetching(context: StageContext, where: str) -> Fetching:
+    return Fetching(
+        where=where,
+        work=context.output.work,
+        cache=cache_folder() / "sources",
+        workers=context.recipe.compute.workers,
+        log=context.log,
+        bar=context.bar,
+    )
 
 
 def _source(recipe: Recipe, partition: str) -> tuple[str, ImageSource]:
@@ -160,37 +159,59 @@ def _source(recipe: Recipe, partition: str) -> tuple[str, ImageSource]:
     )
 
 
-def _take(file: SourceFile, output: OutputFolder, max_megapixels: float) -> ManifestRow:
-    """Decodes one file and puts it into the output, or says why it stays outside."""
-    name = _name(file.shown)
-    refused = ManifestRow(file.shown, "", None, None, None, 0, "quarantined", file.problem)
-    if file.problem:
-        return refused
-    try:
-        taken = output.finished(name)
-        facts = inspect(file.path, max_megapixels, decode=not taken)
-    except BadImage as error:
-        digest, size = _digest(file.path)
-        return replace(refused, sha256=digest, bytes=size, reason=error.reason)
-    except MemoryError:
-        raise StageError(
-            f"{file.path}: out of memory while it was decoded; lower compute.workers or "
-            "bronze.max_megapixels, or leave the file out"
-        ) from None
-    try:
-        sha256 = output.files[name]["sha256"] if taken else output.take(file.path, name)
-    except FileNotFoundError:
-        raise StageError(f"{file.path} went away while it was read; build again") from None
-    size = output.files[name]["size"]
-    return ManifestRow(file.shown, sha256, facts.width, facts.height, facts.mode, size, "ok", "")
+def _take(found: Found, context: StageContext) -> list[ManifestRow]:
+    """One row a file; what is ok is in the output, each content once."""
+    intake = Intake(context.output, context.recipe.bronze.max_megapixels)
+    rows: list[ManifestRow] = []
+    first: dict[str, str] = {}
+    with (
+        ThreadPoolExecutor(context.recipe.compute.workers) as pool,
+        context.progress(f"{KEY}[{context.partition}]", len(found.files)) as advance,
+    ):
+        try:
+            # In sorted order, whatever thread is done first: the first of equal files stays.
+            for row in pool.map(intake.take, found.files):
+                if row.ok and row.sha256 in first:
+                    context.output.discard(name_of(row.path))
+                    reason = f"duplicate of {visible(first[row.sha256])}"
+                    row = replace(row, status="quarantined", reason=reason)
+                elif row.ok:
+                    first[row.sha256] = row.path
+                rows.append(row)
+                advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return rows
 
 
-def _digest(path: Path) -> tuple[str, int]:
-    """sha256 and size of a refused file, as far as they can be had."""
-    try:
-        return hash_file(path), path.stat().st_size
-    except OSError:
-        return "", 0
+def _sweep(output: OutputFolder, good: Sequence[ManifestRow]) -> None:
+    """Removes what a killed run took and the source has lost since."""
+    wanted = {name_of(row.path) for row in good}
+    for name in [name for name in output.files if name.startswith("files/")]:
+        if name not in wanted:
+            output.discard(name)
+
+
+def _show(
+    context: StageContext, rows: Sequence[ManifestRow], counts: dict[str, int]
+) -> dict[str, Any]:
+    """Writes the page and returns what of it stands in Dagster."""
+    limit = context.recipe.bronze.max_megapixels
+
+    def read(row: ManifestRow) -> Pixels:
+        try:
+            return decode_rgb((context.output.path / name_of(row.path)).read_bytes(), limit)
+        except BadImage as error:
+            raise StageError(
+                f"{visible(row.path)} changed while it was read ({error.reason}); build again"
+            ) from error
+
+    sheet = contact_sheet(rows, read, context.recipe.compute.workers)
+    shown = Shown(context.recipe.name, context.partition, counts, rows, sheet)
+    context.output.write_bytes(PAGE, page(shown).encode(), content=False)
+    said = {name: {"md": text} for name, text in tables(shown).items()}
+    return {**said, "page": {"path": str(context.output.final / PAGE)}}
 
 
 def _report(found: Found, context: StageContext) -> None:
@@ -200,5 +221,5 @@ def _report(found: Found, context: StageContext) -> None:
     if found.links:
         context.log(
             f"{len(found.links)} links were not followed, to folders or out of the dataset: "
-            f"{', '.join(found.links[:5])}"
+            f"{', '.join(map(visible, found.links[:5]))}"
         )

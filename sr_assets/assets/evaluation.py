@@ -1,20 +1,25 @@
 """The stages that measure: quality and cost of experts and models, the controls, the leaderboard.
 
 Only names, inputs and recipe slices are here; what a stage does is in `sr_assets/evaluation/`. A
-recipe without benchmarks has none of these stages.
+recipe without benchmarks has none of these stages, and only one whose degradation is random has
+those that measure by kind of damage.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
+from sr_assets.assets.lr_drawn import process_of
 from sr_assets.evaluation.baselines import evaluate_baselines
+from sr_assets.evaluation.damage_board import damage_keys
 from sr_assets.evaluation.expert_cost import measure_expert_cost
+from sr_assets.evaluation.expert_damage import measure_expert_damage
 from sr_assets.evaluation.experts import evaluate_expert
 from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
 from sr_assets.evaluation.model_cost import measure_model_cost
+from sr_assets.evaluation.model_damage import measure_model_damage
 from sr_assets.evaluation.models import evaluate_model
 from sr_assets.lineage.slices import network_modules
 from sr_assets.lineage.stage import Ref, Stage
@@ -40,6 +45,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         *(_expert_cost(recipe, name) for name in recipe.experts),
         *(_model(recipe, name) for name in recipe.models),
         *(_model_cost(recipe, name) for name in recipe.models),
+        *_by_damage(recipe),
         _baselines(recipe),
         _leaderboard(recipe),
     ]
@@ -114,6 +120,79 @@ def _model_cost(recipe: Recipe, name: str) -> Stage:
     )
 
 
+def _by_damage(recipe: Recipe) -> list[Stage]:
+    """Nothing for a recipe whose LR is all made in one way."""
+    if not recipe.gold.random:
+        return []
+    experts = [_expert_damage(recipe, name) for name in recipe.experts]
+    return [*experts, *(_model_damage(recipe, name) for name in recipe.models)]
+
+
+def _expert_damage(recipe: Recipe, name: str) -> Stage:
+    return Stage(
+        key=f"expert/{name}/damage",
+        description=f"Expert {name} measured on every held-out patch in each of its degraded "
+        "versions, by kind of damage, from its caches.",
+        group=f"expert_{name}",
+        run=partial(measure_expert_damage, name=name, **_damage_arguments(recipe)),
+        modules=("sr_assets.evaluation.expert_damage",),
+        kinds=frozenset({"parquet"}),
+        inputs=lambda _: _held_out(recipe, (name,)),
+        settings=_damage_settings(recipe),
+    )
+
+
+def _model_damage(recipe: Recipe, name: str) -> Stage:
+    def inputs(_: str | None) -> Iterable[Ref]:
+        yield Ref(f"model/{name}/checkpoint")
+        yield from _held_out(recipe, recipe.experts_of(name))
+
+    return Stage(
+        key=f"model/{name}/damage",
+        description=f"Model {name} measured on every held-out patch in each of its degraded "
+        "versions, by kind of damage.",
+        group=f"model_{name}",
+        run=partial(measure_model_damage, name=name, **_damage_arguments(recipe)),
+        modules=("sr_assets.evaluation.model_damage", *network_modules(recipe.models[name])),
+        kinds=frozenset({"pytorch", "parquet"}),
+        inputs=inputs,
+        settings=_damage_settings(recipe),
+        pool="gpu",
+    )
+
+
+def _held_out(recipe: Recipe, experts: Iterable[str]) -> Iterator[Ref]:
+    """Held-out samples, and what the experts made of them."""
+    for dataset in measured_datasets(recipe):
+        yield Ref("silver/patches", dataset)
+        yield Ref("gold/pairs", dataset)
+        yield from (Ref(f"expert/{expert}/cache", dataset) for expert in experts)
+
+
+def _damage_arguments(recipe: Recipe) -> dict[str, Any]:
+    return {"datasets": measured_datasets(recipe), "process": process_of(recipe)}
+
+
+def _damage_settings(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "scale": recipe.scale,
+        "datasets": list(measured_datasets(recipe)),
+        # Of a preset too: its ranges are what kinds are split by.
+        "gold.degradation": process_of(recipe).model_dump(mode="json"),
+    }
+
+
+def measured_datasets(recipe: Recipe) -> tuple[str, ...]:
+    """The datasets on whose held-out patches rows are measured by kind of damage.
+
+    All that a model of the recipe trains on, the same for every row so that rows can be compared;
+    those meant for training where there is no model.
+    """
+    trained = [recipe.training_datasets(model.datasets) for model in recipe.models.values()]
+    wanted = {name for names in trained or [recipe.training_datasets()] for name in names}
+    return tuple(name for name in recipe.datasets if name in wanted)
+
+
 def _baselines(recipe: Recipe) -> Stage:
     def inputs(benchmark: str | None) -> Iterable[Ref]:
         yield Ref(_BRONZE, benchmark)
@@ -149,6 +228,7 @@ def _leaderboard(recipe: Recipe) -> Stage:
             yield Ref(BASELINES, benchmark)
             yield from (Ref(f"expert/{name}/evaluation", benchmark) for name in recipe.experts)
             yield from (Ref(f"model/{name}/evaluation", benchmark) for name in recipe.models)
+        yield from (Ref(key) for key in damage_keys(recipe).values())
 
     return Stage(
         key=LEADERBOARD,

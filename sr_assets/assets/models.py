@@ -6,20 +6,23 @@ Only names, inputs and recipe slices are here; what a stage does is in the modul
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from sr_assets.assets.fusions import fusion_caches, train_fusion
 from sr_assets.assets.gates import gate_trainee
+from sr_assets.assets.gold import settings_of_degradation
 from sr_assets.assets.model_cache import cache_model
+from sr_assets.assets.online import fresh_lr
 from sr_assets.assets.students import student_trainee
 from sr_assets.assets.training import train_model
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.lineage.slices import network_modules, slice_of
 from sr_assets.lineage.stage import Ref, Stage
 from sr_assets.recipe.models import Recipe
-from sr_assets.recipe.networks import FusionModel, GateModel, Model, StudentModel
+from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
 from sr_assets.storage import hash_file
 
 
@@ -44,6 +47,7 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
     }
     experts = recipe.experts_of(name)
     weights: tuple[str, ...] = ()
+    online: tuple[str, ...] = ()
     caches: Mapping[str, str]
     run: Callable[..., dict[str, Any]]
     if isinstance(model, FusionModel):
@@ -66,6 +70,11 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         else:
             trainee, module = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers"
             what = f"{model.network.architecture} trained on LR and HR pairs."
+        if isinstance(model, PlainModel) and model.online:
+            trainee = replace(trainee, fresh=fresh_lr(recipe))
+            online = (fresh_lr.__module__,)
+            settings |= settings_of_degradation(recipe)
+            what = f"{what[:-1]}, LR degraded anew each time."
         caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
     if experts:
         settings[f"{path}.experts"] = list(experts)
@@ -85,7 +94,7 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         "that were enlarged one by one.",
         group=f"model_{name}",
         run=run,
-        modules=(module, *network_modules(model)),
+        modules=(module, *online, *network_modules(model)),
         kinds=frozenset({"pytorch"}),
         inputs=inputs,
         settings=settings,

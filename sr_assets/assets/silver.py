@@ -5,10 +5,9 @@ Decoding is bronze's and `sr_assets.pictures`' business, what LR looks like is g
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import Any, TypeVar
@@ -17,13 +16,17 @@ import numpy as np
 
 from sr_assets.assets.bronze import KEY as BRONZE
 from sr_assets.assets.bronze import load_images, read_image
+from sr_assets.assets.overlap import KEY as OVERLAP
+from sr_assets.assets.overlap import load_overlap
+from sr_assets.assets.patch_grid import detail, grid, held_out, patches_at, positions_of
+from sr_assets.assets.selection import select, size_of
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.pictures import Pixels
 from sr_assets.recipe.models import Recipe, Silver
 from sr_assets.storage import Output
 from sr_assets.stores.manifest import ManifestRow
-from sr_assets.stores.patches import TRAIN, VALIDATION, PatchPositions, PatchWriter
+from sr_assets.stores.patches import TRAIN, PatchWriter
 
 KEY = "silver/patches"
 
@@ -36,7 +39,7 @@ def stages(recipe: Recipe) -> list[Stage]:
     """The one stage of silver, partitioned by dataset."""
 
     def inputs(partition: str | None) -> list[Ref]:
-        return [Ref(BRONZE, partition)]
+        return [Ref(BRONZE, partition), Ref(OVERLAP, partition)]
 
     return [
         Stage(
@@ -53,54 +56,15 @@ def stages(recipe: Recipe) -> list[Stage]:
     ]
 
 
-def held_out(digests: Sequence[str], share: float, seed: int) -> frozenset[str]:
-    """Chooses the source images of the validation split by content, whatever their names or order.
-
-    Args:
-        digests: sha256 of every image, at least two, each once.
-        share: of the images to hold out; at least one is, and at least one is left to train on.
-        seed: another seed gives another choice.
-
-    Returns:
-        The digests of the images held out.
-    """
-    ranked = sorted(digests, key=lambda d: hashlib.sha256(f"{seed}:{d}".encode()).hexdigest())
-    return frozenset(ranked[: min(max(1, round(share * len(ranked))), len(ranked) - 1)])
-
-
-def grid(height: int, width: int, size: int, stride: int) -> np.ndarray:
-    """Upper left corners of the patches of one image, int32 [n, 2] as (y, x), row by row."""
-    ys, xs = range(0, height - size + 1, stride), range(0, width - size + 1, stride)
-    return np.array([(y, x) for y in ys for x in xs], np.int32).reshape(-1, 2)
-
-
-def detail(patch: Pixels) -> float:
-    """Mean |Laplacian| of the luma (0 to 255) of a patch, over the four neighbours of each pixel.
-
-    Args:
-        patch: uint8 [H, W, 3], at least 3 x 3; the outermost pixels have no Laplacian.
-
-    Returns:
-        0 for a flat patch; integers inside, so that it is the same number on every machine.
-    """
-    thousandths = patch.astype(np.int32) @ np.array([299, 587, 114], np.int32)
-    centre = thousandths[1:-1, 1:-1]
-    around = (
-        thousandths[:-2, 1:-1]
-        + thousandths[2:, 1:-1]
-        + thousandths[1:-1, :-2]
-        + thousandths[1:-1, 2:]
-    )
-    total = int(np.abs(4 * centre - around).sum(dtype=np.int64))
-    return total / (1000 * centre.size)
-
-
 def _run(context: StageContext) -> dict[str, Any]:
     silver, bronze = context.recipe.silver, context.input(BRONZE, context.partition)
-    rows, small = _by_size(load_images(bronze), silver)
-    for row in small[:_NAMES_SHOWN]:
-        context.log(f"left out {_shown(row)}: silver.min_side is {silver.min_side}")
-    _check_enough(rows, small, context)
+    overlaps = load_overlap(context.input(OVERLAP, context.partition))
+    chosen = select(load_images(bronze), overlaps, silver, context.partition)
+    rows = chosen.rows
+    for line in chosen.small[:_NAMES_SHOWN]:
+        context.log(f"left out {line}: silver.min_side is {silver.min_side}")
+    for line in chosen.overlapping[:_NAMES_SHOWN]:
+        context.log(f"left out: {line}")
 
     validation = held_out([r.sha256 for r in rows], silver.validation_share, context.recipe.seed)
     corners = [_corners(row, silver, row.sha256 in validation) for row in rows]
@@ -108,7 +72,7 @@ def _run(context: StageContext) -> dict[str, Any]:
     if silver.min_detail > 0:
         training = [i for i, row in enumerate(rows) if row.sha256 not in validation]
         corners = _with_detail(context, bronze, rows, corners, training)
-    positions = _positions(rows, corners, validation)
+    positions = positions_of(rows, corners, validation)
     writer = PatchWriter(
         context.output,
         positions,
@@ -126,44 +90,15 @@ def _run(context: StageContext) -> dict[str, Any]:
         "without_detail": planned - len(positions),
         "images": len(rows),
         "validation_images": len(validation),
-        "left_out": len(small),
-        "left_out_images": [_shown(row) for row in small[:_NAMES_SHOWN]],
+        "left_out": len(chosen.small),
+        "left_out_images": chosen.small[:_NAMES_SHOWN],
+        "overlapping": len(chosen.overlapping),
+        "overlapping_images": chosen.overlapping[:_NAMES_SHOWN],
     }
 
 
-def _by_size(
-    rows: Iterable[ManifestRow], silver: Silver
-) -> tuple[list[ManifestRow], list[ManifestRow]]:
-    """The images that are large enough for patches, by path, and those that are not."""
-    ordered = sorted(rows, key=lambda row: row.path)
-    smallest = max(silver.min_side, silver.patch_size)
-    return (
-        [row for row in ordered if min(_size(row)) >= smallest],
-        [row for row in ordered if min(_size(row)) < smallest],
-    )
-
-
-def _check_enough(rows: list[ManifestRow], small: list[ManifestRow], context: StageContext) -> None:
-    if len(rows) >= 2:
-        return
-    silver = context.recipe.silver
-    limit = f"silver.min_side {silver.min_side}, silver.patch_size {silver.patch_size}"
-    largest = sorted(small, key=lambda row: min(_size(row)), reverse=True)[:3]
-    sizes = f"; too small: {', '.join(map(_shown, largest))}" if largest else ""
-    more = ", ..." if len(small) > len(largest) else ""
-    if not rows:
-        raise StageError(
-            f"{limit}: none of {len(small)} images of {context.partition} is large enough"
-            f"{sizes}{more}; lower silver.min_side or add larger images"
-        )
-    raise StageError(
-        f"{limit}: only {_shown(rows[0])} of {context.partition} is large enough{sizes}{more}; "
-        "two images are needed, one of them for validation: add images or lower silver.min_side"
-    )
-
-
 def _corners(row: ManifestRow, silver: Silver, validation: bool) -> np.ndarray:
-    height, width = _size(row)
+    height, width = size_of(row)
     # Without overlap a whole validation image can be put together from its patches.
     stride = silver.patch_size if validation else silver.stride
     return grid(height, width, silver.patch_size, stride)
@@ -185,7 +120,7 @@ def _with_detail(
 
     def measure(i: int) -> list[float]:
         pixels = _pixels(context, bronze, rows[i])
-        return [detail(patch) for patch in _patches(pixels, corners[i], silver.patch_size)]
+        return [detail(patch) for patch in patches_at(pixels, corners[i], silver.patch_size)]
 
     file = context.output.work / "detail.json"
     if not file.exists():
@@ -210,20 +145,6 @@ def _with_detail(
             f"silver.min_side {silver.min_side}) has that, the best {max(values):.2f}; lower it"
         )
     return kept
-
-
-def _positions(
-    rows: list[ManifestRow], corners: list[np.ndarray], validation: frozenset[str]
-) -> PatchPositions:
-    counts = [len(c) for c in corners]
-    splits = [VALIDATION if row.sha256 in validation else TRAIN for row in rows]
-    together = np.concatenate(corners)
-    return PatchPositions(
-        image=np.repeat(np.arange(len(rows), dtype=np.int32), counts),
-        y=together[:, 0],
-        x=together[:, 1],
-        split=np.repeat(np.array(splits, np.uint8), counts),
-    )
 
 
 def _cut(
@@ -256,7 +177,7 @@ def _cut(
         images = _ahead(context.recipe.compute.workers, decode, needed)
         for i, pixels in zip(needed, images, strict=True):
             first = int(ends[i]) - len(corners[i])
-            for n, patch in enumerate(_patches(pixels, corners[i], size), start=first):
+            for n, patch in enumerate(patches_at(pixels, corners[i], size), start=first):
                 shard = n // step
                 if shard not in open_shards:
                     continue
@@ -269,17 +190,12 @@ def _cut(
 
 def _pixels(context: StageContext, bronze: Output, row: ManifestRow) -> Pixels:
     pixels = read_image(bronze, row, context.recipe.bronze.max_megapixels)
-    if pixels.shape[:2] != _size(row):
+    if pixels.shape[:2] != size_of(row):
         raise StageError(
             f"{row.path} is {pixels.shape[1]}x{pixels.shape[0]} px but the manifest says "
             f"{row.width}x{row.height}; run `srd build {BRONZE}`"
         )
     return pixels
-
-
-def _patches(pixels: Pixels, corners: np.ndarray, size: int) -> Iterator[Pixels]:
-    for y, x in corners:
-        yield pixels[y : y + size, x : x + size]
 
 
 def _ahead(workers: int, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
@@ -295,12 +211,3 @@ def _ahead(workers: int, work: Callable[[_T], _R], items: Iterable[_T]) -> Itera
                 yield result
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _size(row: ManifestRow) -> tuple[int, int]:
-    """Height and width; bronze gives both for every image that is ok."""
-    return (row.height or 0, row.width or 0)
-
-
-def _shown(row: ManifestRow) -> str:
-    return f"{row.path} ({row.width}x{row.height})"

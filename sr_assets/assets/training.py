@@ -21,7 +21,7 @@ from sr_assets.stores.checkpoint import write_checkpoints, write_model
 from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.pairs import PairReader
 from sr_assets.stores.patches import PatchReader
-from sr_assets.stores.samples import DatasetStores, NoSamplesError, TrainingSamples
+from sr_assets.stores.samples import DatasetStores, Fresh, NoSamplesError, TrainingSamples
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -59,6 +59,8 @@ class Trainee:
     """Name -> module of the expert that its features come from."""
     describe: Callable[[nn.Module], str] = lambda _: ""
     """One line about the network for the log."""
+    fresh: Fresh | None = None
+    """Makes LR anew each time a sample is seen; the stored LR where left out."""
 
 
 def against_hr(
@@ -242,7 +244,9 @@ def _open_samples(context: StageContext, model: Model, trainee: Trainee) -> Trai
     ]
     cached = trainee.features if caches else ()
     try:
-        return TrainingSamples(stores, context.recipe.scale, cached, model.train.augment)
+        return TrainingSamples(
+            stores, context.recipe.scale, cached, model.train.augment, trainee.fresh
+        )
     except NoSamplesError as error:
         raise StageError(f"{error}: add images to the dataset or lower silver.min_side") from error
     except ValueError as error:

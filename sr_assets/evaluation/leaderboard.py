@@ -15,6 +15,7 @@ from sr_assets.assets.checks import quality_checks, scores_of, teachers_worth
 from sr_assets.evaluation.benchmark import encode_png, read_png
 from sr_assets.evaluation.cost import SECONDS, Cost, devices_of, read_cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
+from sr_assets.evaluation.damage_board import damage_board
 from sr_assets.evaluation.results import (
     BICUBIC,
     CONVEX,
@@ -70,6 +71,8 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
         gallery = {}
         for benchmark, results in found.items():
             gallery[benchmark] = _gallery(context, benchmark, results, advance)
+    if damage := damage_board(context):
+        leaderboard["damage"] = damage
     context.output.write_json("leaderboard.json", leaderboard)
     speeds = {name: _speed(own, total) for name, (own, total) in costs.items() if total}
     context.output.write_json(SECONDS, speeds, content=False)

@@ -12,21 +12,41 @@ from pydantic import ValidationError
 
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.loading import added_datasets_file
-from sr_assets.recipe.models import Dataset, FolderSource, Recipe
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.sources import (
+    ArchiveSource,
+    Dataset,
+    FolderSource,
+    HubSource,
+    ImageSource,
+    UrlListSource,
+)
+
+#: Revision of a hub source that is named without one.
+BRANCH = "main"
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".tar.zst")
 
 
-def register(recipe: Recipe, name: str, source: str, *, benchmark: bool) -> None:
-    """Adds the folder `source` as dataset (or benchmark) `name` to the recipe's root.
+def register(
+    recipe: Recipe, name: str, source: str, *, benchmark: bool, lr: str | None = None
+) -> Dataset:
+    """Adds `source` as dataset (or benchmark) `name` to the recipe's root.
+
+    Args:
+        recipe: the recipe whose root it is added to; the recipe itself stays as it is.
+        name: of the new partition.
+        source: as `source_of` reads it.
+        benchmark: whether it is for evaluation only.
+        lr: the dataset's own LR images, as `source_of` reads it.
 
     Raises:
-        StageError: the folder does not exist, or the name is taken or cannot be a partition.
+        StageError: the source is none, or the name is taken or cannot be a partition.
     """
-    folder = Path(source).expanduser().absolute()
-    if not folder.is_dir():
-        raise StageError(f"{folder} is no folder: give the folder that holds the images")
     if name in recipe.datasets or name in recipe.benchmarks:
         raise StageError(f"{name!r} is already a dataset or benchmark: choose another name")
-    dataset = Dataset(source=FolderSource(kind="folder", path=str(folder)), training=False)
+    dataset = Dataset(
+        source=source_of(source), lr=None if lr is None else source_of(lr), training=False
+    )
     role = "benchmarks" if benchmark else "datasets"
     # Only what was given: some fields exclude one another, whatever their defaults are.
     data = recipe.model_dump(mode="json", exclude_unset=True)
@@ -42,3 +62,37 @@ def register(recipe: Recipe, name: str, source: str, *, benchmark: bool) -> None
     temporary = file.with_name(f"{file.name}.tmp")
     temporary.write_text(json.dumps(added, indent=1))
     temporary.replace(file)
+    return dataset
+
+
+def source_of(words: str) -> ImageSource:
+    """The source that a person means by a folder, a file or hub:owner/name[@revision].
+
+    Raises:
+        StageError: there is no such folder or file, or it is of no kind that holds images.
+    """
+    if words.startswith("hub:"):
+        repo, _, revision = words.removeprefix("hub:").partition("@")
+        try:
+            return HubSource(kind="hub", repo=repo, revision=revision or BRANCH)
+        except ValidationError:
+            raise StageError(
+                f"{words} names no dataset repository: write hub:owner/name or "
+                "hub:owner/name@revision"
+            ) from None
+    path = Path(words).expanduser().absolute()
+    if path.is_dir():
+        return FolderSource(kind="folder", path=str(path))
+    if not path.exists():
+        raise StageError(
+            f"{path} does not exist: give a folder with images, an archive, a text file of URLs, "
+            "or hub:owner/name@revision"
+        )
+    ending = path.name.lower()
+    if path.is_file() and ending.endswith(_ARCHIVES):
+        return ArchiveSource(kind="archive", path=str(path))
+    if path.is_file() and ending.endswith(".txt"):
+        return UrlListSource(kind="url_list", path=str(path))
+    raise StageError(
+        f"{path} is no folder, no archive ({', '.join(_ARCHIVES)}) and no .txt file of URLs"
+    )

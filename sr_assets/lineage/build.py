@@ -70,7 +70,9 @@ def build(
             result.held_back = [s.ref for s in open_ones]
             return result
         if not done:
-            load_code(graph.stages[s.ref.asset] for s in open_ones)
+            load_code(
+                m for s in open_ones for m in graph.stages[s.ref.asset].modules_of(s.ref.partition)
+            )
         for group in _same_partition(level):
             for status in group:
                 tell(f"{status.ref}: {status.why}")

@@ -62,12 +62,12 @@ def code_version(stage: Stage) -> str:
     return digest_of({"settings": dict(stage.settings), "modules": module_digests(stage.modules)})
 
 
-def load_code(stages: Iterable[Stage]) -> None:
-    """Imports all that the stages use, so that what runs later is what the digests were read from.
+def load_code(entries: Iterable[str]) -> None:
+    """Imports `entries` and all of ours that they use: what the digests were read from runs later.
 
     What cannot be imported is left to the stage, which says why.
     """
-    for name in sorted({name for stage in stages for name in module_digests(stage.modules)}):
+    for name in module_digests(entries):
         with contextlib.suppress(ImportError):
             importlib.import_module(name)
 

@@ -133,14 +133,14 @@ def _make(
             "settings": {**stage.settings, **stage.partition_settings(ref.partition)},
             "inputs": {str(r): output.data_version for r, output in inputs.items()},
         }
-        load_code([stage])
+        load_code(stage.modules_of(ref.partition))
         started = time.monotonic()
         metadata = stage.run(_stage_context(ref, graph, folder, inputs, origin, context))
         marker = {
             "asset": ref.asset,
             "partition": ref.partition,
             **origin,
-            "modules": module_digests(stage.modules),
+            "modules": module_digests(stage.modules_of(ref.partition)),
             "outside": outside,
             "metadata": metadata,
             "seconds": round(time.monotonic() - started, 2),

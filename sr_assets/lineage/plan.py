@@ -90,7 +90,7 @@ def differences(
         f"recipe {path} {_show(old)} -> {_show(new)}"
         for path, old, new in _changes(marker["settings"], settings)
     ]
-    now = module_digests(stage.modules)
+    now = module_digests(stage.modules_of(ref.partition))
     for module, old, new in _changes(marker["modules"], now):
         verb = "changed" if old and new else ("is now used" if new else "is no longer used")
         lines.append(f"{module} {verb}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dagster as dg
 
 from sr_assets.graph import Graph
-from sr_assets.lineage.code_version import digest_of
+from sr_assets.lineage.code_version import digest_of, module_digests
 from sr_assets.lineage.stage import Ref, Stage
 from sr_assets.storage import Output, open_output
 
@@ -59,11 +59,12 @@ def address_of(
     stage: Stage, ref: Ref, code_version: str, inputs: dict[Ref, Output], outside: dict[str, str]
 ) -> str:
     """Where the output belongs: a digest of its code version and all that it is made from."""
-    return digest_of(
-        {
-            "code_version": code_version,
-            "partition_settings": dict(stage.partition_settings(ref.partition)),
-            "outside": outside,
-            "inputs": {str(r): output.data_version for r, output in inputs.items()},
-        }
-    )
+    made_from = {
+        "code_version": code_version,
+        "partition_settings": dict(stage.partition_settings(ref.partition)),
+        "outside": outside,
+        "inputs": {str(r): output.data_version for r, output in inputs.items()},
+    }
+    if own := stage.partition_modules(ref.partition):
+        made_from["partition_modules"] = module_digests(own)
+    return digest_of(made_from)

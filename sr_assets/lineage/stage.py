@@ -88,6 +88,10 @@ def _nothing(partition: str | None) -> dict[str, Any]:
     return {}
 
 
+def _no_modules(partition: str | None) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True)
 class Stage:
     """One asset of the graph."""
@@ -107,6 +111,9 @@ class Stage:
     """Dotted recipe path -> JSON value: the recipe slice in the code version."""
     partition_settings: Callable[[str | None], Mapping[str, Any]] = _nothing
     """The same for what differs between partitions, such as a dataset's source."""
+    partition_modules: Callable[[str | None], tuple[str, ...]] = _no_modules
+    """Where the code version starts for what one partition alone uses, such as its kind of source.
+    """
     outside: Callable[[str | None], Mapping[str, str]] = _nothing
     """Fingerprint of what lies outside the graph (files of a folder): name -> short digest."""
     pool: str | None = None
@@ -114,3 +121,7 @@ class Stage:
     checks: Mapping[str, str] = field(default_factory=dict)
     """Name and meaning of each check whose outcome `run` returns under the key `checks`: a list of
     {"name", "passed", "reason", "numbers"}."""
+
+    def modules_of(self, partition: str | None) -> tuple[str, ...]:
+        """All modules that the code version of one partition starts from."""
+        return (*self.modules, *self.partition_modules(partition))

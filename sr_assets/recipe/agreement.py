@@ -54,6 +54,11 @@ def disagreements(recipe: Recipe) -> list[str]:
         if name not in options:
             problems.append(f"{path}: {name!r} is not one of {options}")
 
+    if recipe.gold.variants > 1 and not recipe.gold.random:
+        problems.append(
+            f"gold.variants is {recipe.gold.variants}, but the bicubic degradation has one result "
+            "only: set it to 1, or choose another gold.degradation"
+        )
     for name, model in recipe.models.items():
         path = f"models.{name}"
         for dataset in model.datasets or ():
@@ -66,6 +71,8 @@ def disagreements(recipe: Recipe) -> list[str]:
         problems.extend(_augment_problems(f"{path}.train", recipe, model))
         if isinstance(model, UpscalerModel):
             problems.extend(_unknown_architecture(path, model.network.architecture))
+        if isinstance(model, PlainModel) and model.online:
+            problems.extend(_online_problems(f"{path}.online", recipe, model))
         if model.train.min_learning_rate > model.train.learning_rate:
             problems.append(
                 f"{path}.train.min_learning_rate {model.train.min_learning_rate} is larger than "
@@ -105,6 +112,15 @@ def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
             f"set it to 0{mend}"
         )
     return problems
+
+
+def _online_problems(path: str, recipe: Recipe, model: PlainModel) -> Iterator[str]:
+    """Nothing to draw anew: one LR of each patch, or LR that came with the images."""
+    if not recipe.gold.random:
+        yield f"{path}: gold.degradation bicubic has one result only: choose another, or leave it"
+    for name in recipe.training_datasets(model.datasets):
+        if name in recipe.datasets and recipe.datasets[name].lr:
+            yield f"{path}: datasets.{name} brings its own LR: leave it out of {path[:-7]}.datasets"
 
 
 def _unknown_architecture(path: str, name: str) -> Iterator[str]:

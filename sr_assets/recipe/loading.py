@@ -101,8 +101,13 @@ def _messages(error: ValidationError, node: yaml.Node, path: Path) -> Iterator[s
 def _plain(loc: Loc) -> Loc:
     """The path as the YAML has it: without the tags that a discriminated union puts in between."""
     kinds = {"plain", "gate", "fusion", "student", "folder", "builtin", "file", "hub"}
+    kinds |= {"archive", "url_list", "preset", "composed"}
+    steps = {"blur", "resize", "noise", "jpeg", "webp", "sinc", "shuffle"}
     return tuple(
-        p for i, p in enumerate(loc) if not (p in kinds and i >= 2 and loc[i - 1] != "datasets")
+        p
+        for i, p in enumerate(loc)
+        if not (p in kinds and i >= 2 and loc[i - 1] != "datasets")
+        and not (p in steps and isinstance(loc[i - 1], int))
     )
 
 
@@ -180,10 +185,17 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     def mend(section: Any) -> Any:
         if not isinstance(section, dict) or not isinstance(section.get("source"), dict):
             return section
-        source = dict(section["source"])
-        if isinstance(source.get("path"), str):
-            source["path"] = absolute(source["path"])
-        return {**section, "source": source}
+        mended = {**section, "source": mend_source(section["source"])}
+        if isinstance(section.get("lr"), str):
+            mended["lr"] = absolute(section["lr"])
+        elif isinstance(section.get("lr"), dict):
+            mended["lr"] = mend_source(section["lr"])
+        return mended
+
+    def mend_source(source: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(source.get("path"), str):
+            return source
+        return {**source, "path": absolute(source["path"])}
 
     def mend_model(section: Any) -> Any:
         train = section.get("train") if isinstance(section, dict) else None

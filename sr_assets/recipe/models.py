@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sr_assets.recipe.agreement import disagreements
+from sr_assets.recipe.gold import Gold
 from sr_assets.recipe.networks import (
     FusionModel,
     GateModel,
@@ -19,37 +20,8 @@ from sr_assets.recipe.networks import (
     control_name,
     controls,
 )
+from sr_assets.recipe.sources import Dataset
 from sr_assets.recipe.strict import OUTSIDE_LINEAGE, DatasetName, Name, Sha256, Strict
-
-
-class FolderSource(Strict):
-    """Images of a folder and everything below it."""
-
-    kind: Literal["folder"]
-    path: str = Field(description="Folder, relative to the recipe file or absolute.")
-    include: tuple[str, ...] = Field(
-        ("*",), description="Shell patterns; a file is taken when one matches its relative path."
-    )
-
-
-class BuiltinSource(Strict):
-    """Photos that ship inside the installed scikit-image package."""
-
-    kind: Literal["builtin"]
-    images: tuple[str, ...] = Field(min_length=1, description="File names, such as astronaut.png.")
-
-
-ImageSource = Annotated[FolderSource | BuiltinSource, Field(discriminator="kind")]
-
-
-class Dataset(Strict):
-    """Where the images of one dataset or benchmark come from."""
-
-    source: ImageSource = Field(description="Where the images are.")
-    licence: str | None = Field(None, description="Licence of the images, copied to model cards.")
-    training: bool = Field(
-        True, description="Whether models that name no datasets train on this one."
-    )
 
 
 class Bronze(Strict):
@@ -74,13 +46,6 @@ class Silver(Strict):
     validation_share: float = Field(
         0.1, gt=0, lt=1, description="Share of source images held out for validation, at least one."
     )
-
-
-class Gold(Strict):
-    """How LR is made from HR."""
-
-    degradation: Literal["bicubic"] = Field("bicubic", description="Degradation preset.")
-    variants: int = Field(1, ge=1, le=64, description="Degraded versions of each patch (K).")
 
 
 class BuiltinWeights(Strict):

@@ -49,6 +49,11 @@ class PlainModel(UpscalerModel):
     """A network trained on gold pairs alone, without any cache."""
 
     kind: Literal["plain"]
+    online: bool = Field(
+        False,
+        description="Draw a new degradation of a patch each time it is seen, by "
+        "`gold.degradation`, instead of its K variants.",
+    )
 
 
 class GateModel(ModelBase):

@@ -15,6 +15,7 @@ from typing import Any
 
 from sr_assets.evaluation.cost import devices_of
 from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, largest_offset
+from sr_assets.report.damage import damage_section
 from sr_assets.report.numbers import giga, short_count, three_figures
 from sr_assets.report.plots import scatter
 
@@ -78,6 +79,7 @@ def render_page(
         tables=tables,
         figures=_figures(first["rows"]),
         plots=_plots(first["rows"], bicubic),
+        damage=damage_section(leaderboard),
         devices=devices_of(speeds),
         bicubic=bicubic,
         image_tables=[_image_table(name, images, rows) for name, images in gallery.items()],

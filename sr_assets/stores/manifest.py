@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pyarrow
 
 MANIFEST = "manifest.parquet"
+
+_Samples = bytes  # by another name: a row has a field that is called bytes
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,8 @@ class ManifestRow:
     `width`, `height` (px) are those of the upright picture and `mode` is how the file stores it;
     all three are None where the file could not be read, and `sha256` is then "" if there was
     nothing to hash. `bytes` is the size of the file. `reason` is "" for an image that is ok.
+    `phash` (16 hex digits) and `luma` (32 x 32 samples, row by row) are those of
+    `sr_assets.likeness`, for images that are ok.
     """
 
     path: str
@@ -33,6 +37,8 @@ class ManifestRow:
     bytes: int
     status: Literal["ok", "quarantined"]
     reason: str
+    phash: str | None = None
+    luma: _Samples | None = field(default=None, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -96,5 +102,7 @@ def _schema() -> pyarrow.Schema:
             pa.field("bytes", pa.int64(), nullable=False),
             pa.field("status", pa.string(), nullable=False),
             pa.field("reason", pa.string(), nullable=False),
+            pa.field("phash", pa.string()),
+            pa.field("luma", pa.binary()),
         ]
     )

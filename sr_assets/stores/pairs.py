@@ -6,7 +6,8 @@ The patches themselves stay in the patch store, at the same index.
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,72 @@ VERSION = 1
 PARAMS = "params.parquet"
 _SHARD_BYTES = 16 << 20
 _SHARD_SAMPLES = 1024
+
+
+@dataclass(frozen=True)
+class AppliedStep:
+    """One step of what was done to a sample."""
+
+    op: str
+    """What kind of step: resize, blur, noise, jpeg ..."""
+    kind: str
+    """Which of its kind: a kernel, a method, a chroma subsampling ..."""
+    numbers: Mapping[str, float]
+    """Its parameters by name."""
+    position: int = 0
+    """Its number in the process, as the recipe writes it."""
+
+
+SampleSteps = tuple[AppliedStep, ...]
+
+_PARAMS = pa.schema(
+    [
+        pa.field("index", pa.int32(), nullable=False),
+        pa.field("variant", pa.int16(), nullable=False),
+        pa.field("degradation", pa.string(), nullable=False),
+        pa.field(
+            "steps",
+            pa.list_(
+                pa.struct(
+                    [
+                        pa.field("op", pa.string()),
+                        pa.field("kind", pa.string()),
+                        pa.field("position", pa.int16()),
+                        pa.field("numbers", pa.map_(pa.string(), pa.float64())),
+                    ]
+                )
+            ),
+        ),
+    ]
+)
+
+
+def params_table(degradation: str, samples: Sequence[Sequence[SampleSteps]]) -> pa.Table:
+    """The table of what was done: one row for each (index, variant), in that order.
+
+    Args:
+        degradation: name of the preset, or composed.
+        samples: for each patch, for each variant, the steps in the order in which they were done.
+    """
+    rows = [
+        {
+            "index": index,
+            "variant": variant,
+            "degradation": degradation,
+            "steps": [
+                {
+                    "op": step.op,
+                    "kind": step.kind,
+                    "position": step.position,
+                    "numbers": [(k, float(v)) for k, v in step.numbers.items()],
+                }
+                for step in steps
+            ],
+        }
+        for index, variants in enumerate(samples)
+        for variant, steps in enumerate(variants)
+    ]
+    return pa.Table.from_pylist(rows, schema=_PARAMS)
 
 
 class PairWriter:
@@ -117,3 +184,12 @@ class PairReader:
     def params(self) -> pa.Table:
         """What was done to each sample, one row for each (index, variant)."""
         return pq.read_table(io.BytesIO(self._output.read_bytes(PARAMS)))
+
+    def steps(self) -> Iterator[tuple[int, int, SampleSteps]]:
+        """(index, variant, steps) of every sample."""
+        for row in self.params().to_pylist():
+            steps = tuple(
+                AppliedStep(s["op"], s["kind"], dict(s["numbers"]), s["position"])
+                for s in row["steps"]
+            )
+            yield row["index"], row["variant"], steps

@@ -6,7 +6,7 @@ the draws are `augment.py`, the stores `patches.py`, `pairs.py` and `expert_cach
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -18,6 +18,9 @@ from sr_assets.stores.expert_cache import CacheReader, dequantise, dequantise_fe
 from sr_assets.stores.kept import KeptArrays
 from sr_assets.stores.pairs import PairReader
 from sr_assets.stores.patches import TRAIN, VALIDATION, PatchReader
+
+#: HR patch, uint8 [S, S, 3], and the name of one look at it -> another LR, uint8 [s, s, 3].
+Fresh = Callable[[np.ndarray, str], np.ndarray]
 
 
 class NoSamplesError(ValueError):
@@ -76,6 +79,8 @@ class TrainingSamples:
         scale: upscaling factor.
         features: names of the cached networks whose features come with their SR.
         augment: what is done to a sample when it is read.
+        fresh: makes LR anew each time a training sample is read; the stored LR when left out.
+            Validation always sees the stored LR.
 
     Raises:
         ValueError: no dataset, no patch to train or to validate on in any, caches that differ
@@ -89,11 +94,13 @@ class TrainingSamples:
         scale: int,
         features: Sequence[str] = (),
         augment: Augment | None = None,
+        fresh: Fresh | None = None,
     ) -> None:
         self.datasets = tuple(datasets)
         self.scale = scale
         self.features = tuple(features)
         self.augment = augment or Augment()
+        self._fresh = fresh
         if not self.datasets:
             raise NoSamplesError("training needs at least one dataset")
         self.names = tuple(self.datasets[0].caches)
@@ -105,6 +112,10 @@ class TrainingSamples:
                 )
             for name in self.features:
                 _demand_features(dataset, name)
+        if self.names and fresh:
+            raise ValueError(
+                f"online: the cached pictures of {', '.join(self.names)} would not follow a new LR"
+            )
         if self.names and self.augment.photometric:
             raise ValueError(
                 f"train.augment.{self.augment.photometric[0]} changes LR, and the cached pictures "
@@ -181,6 +192,12 @@ class TrainingSamples:
     def _cut(self, position: int, crop: int, seed: int) -> dict[str, np.ndarray]:
         number, patch, variant = self.sample(position, seed)
         stored = self._stored(number, patch, variant)
+        if self._fresh:
+            hr = stored["hr"].values.transpose(1, 2, 0)
+            epoch = position // len(self)
+            look = f"{seed}:{epoch}:{self.datasets[number].name}:{patch}:{variant}"
+            lr = self._fresh(hr, look)
+            stored = {**stored, "lr": _Stored(lr.transpose(2, 0, 1))}
         side = stored["lr"].values.shape[-1]
         cut = draw_cut(self.augment, side, crop, seed, position)
         return {  # cut first, as integers: only what is kept becomes floating

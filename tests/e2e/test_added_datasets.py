@@ -6,8 +6,12 @@ import pytest
 from PIL import Image
 from tiny_project import Project, picture
 
+from sr_assets.lineage.added import source_of
+from sr_assets.lineage.stage import StageError
+from sr_assets.recipe.sources import HubSource
+
 ASSETS = (
-    *("bronze/images", "silver/patches", "gold/pairs"),
+    *("bronze/images", "bronze/overlap", "silver/patches", "gold/pairs"),
     *("expert/edsr/cache", "expert/compact/cache"),
 )
 FILLED = {f"{asset}[holiday]" for asset in ASSETS}
@@ -50,7 +54,10 @@ def test_an_added_dataset_is_filled_as_far_as_the_expert_caches(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("add-dataset", "holiday", "nowhere"), "is no folder"),
+        (("add-dataset", "holiday", "nowhere"), "nowhere does not exist"),
+        (("add-dataset", "holiday", "tiny.yaml"), "tiny.yaml is no folder, no archive"),
+        (("add-dataset", "holiday", "hub:photos"), "write hub:owner/name"),
+        (("add-dataset", "holiday", ".", "--lr", "nowhere"), "nowhere does not exist"),
         (("add-dataset", "photos", "."), "'photos' is already a dataset or benchmark"),
         (("add-dataset", "a/b", "."), "'a/b' cannot be a dataset"),
         (("backfill", "nobody"), "no dataset 'nobody'; there are: photos, other, bench"),
@@ -62,3 +69,21 @@ def test_a_dataset_that_cannot_be_is_one_line(
     message = empty.srd(*words, code=1).stderr
     assert message.startswith("srd: ") and said in message and message.count("\n") == 1
     assert not empty.root.exists()
+
+
+def test_what_a_source_is_shows_in_its_words(tmp_path: Path) -> None:
+    commit = "0123456789" * 4
+    (tmp_path / "photos.zip").mkdir()
+    for name in ("a.TAR.gz", "b.zip", "c.txt", "d.png"):
+        (tmp_path / name).touch()
+    kinds = {name: source_of(str(tmp_path / name)).kind for name in ("a.TAR.gz", "b.zip", "c.txt")}
+    assert kinds == {"a.TAR.gz": "archive", "b.zip": "archive", "c.txt": "url_list"}
+    assert source_of(str(tmp_path / "photos.zip")).kind == "folder"
+    assert source_of(f"hub:owner/name@{commit}") == HubSource(
+        kind="hub", repo="owner/name", revision=commit
+    )
+    assert source_of("hub:owner/name@refs/pr/1") == HubSource(
+        kind="hub", repo="owner/name", revision="refs/pr/1"
+    )
+    with pytest.raises(StageError, match="no archive"):
+        source_of(str(tmp_path / "d.png"))

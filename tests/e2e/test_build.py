@@ -5,7 +5,12 @@ from tiny_project import Project, output_folders
 DATASETS, EXPERTS, MODELS = ("photos", "other"), ("edsr", "compact"), ("fusion", "student", "alone")
 EVERYTHING = {
     *(f"bronze/images[{s}]" for s in (*DATASETS, "bench")),
-    *(f"{asset}[{d}]" for d in DATASETS for asset in ("silver/patches", "gold/pairs")),
+    "bronze/benchmarks",
+    *(
+        f"{asset}[{d}]"
+        for d in DATASETS
+        for asset in ("bronze/overlap", "silver/patches", "gold/pairs")
+    ),
     *(f"expert/{e}/{what}" for e in EXPERTS for what in ("weights", "evaluation[bench]", "cost")),
     *(f"expert/{e}/cache[{d}]" for e in EXPERTS for d in DATASETS),
     *(f"model/fusion/cache[{d}]" for d in DATASETS),

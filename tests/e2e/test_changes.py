@@ -76,7 +76,12 @@ def test_a_change_of_the_degradation_starts_at_gold_and_is_named(
         assert row["state"] == "stale" and row["why"] == "sr_models.degradations.bicubic changed"
     assert {name for name, row in status.items() if row["state"] == "fresh"} == {
         *(f"bronze/images[{s}]" for s in ("photos", "other", "bench")),
-        *(f"silver/patches[{d}]" for d in ("photos", "other")),
+        "bronze/benchmarks",
+        *(
+            f"{asset}[{d}]"
+            for asset in ("bronze/overlap", "silver/patches")
+            for d in ("photos", "other")
+        ),
         *(f"expert/{e}/{what}" for e in EXPERTS for what in ("weights", "cost")),
     }
     assert status["expert/edsr/cache[photos]"]["why"] == "gold/pairs[photos] is stale"
@@ -99,7 +104,8 @@ def test_a_new_photo_is_followed_by_all_that_is_made_from_it_alone(
     why = project.to_make()
     assert why["bronze/images[photos]"] == "new.png added"
     follow = {
-        *("bronze/images[photos]", "silver/patches[photos]", "gold/pairs[photos]"),
+        *("bronze/images[photos]", "bronze/overlap[photos]"),
+        *("silver/patches[photos]", "gold/pairs[photos]"),
         *(f"expert/{e}/cache[photos]" for e in EXPERTS),
         *("model/fusion/cache[photos]", "model/fusion/cache[other]"),  # the fusion itself changes
         *(

@@ -26,7 +26,8 @@ def test_the_demo_shows_these_assets() -> None:
     dg.Definitions.validate_loadable(definitions)
     keys = {key.to_user_string() for key in definitions.resolve_asset_graph().get_all_asset_keys()}
     assert keys == {
-        *("bronze/images", "silver/patches", "gold/pairs"),
+        *("bronze/images", "bronze/benchmarks", "bronze/overlap"),
+        *("silver/patches", "gold/pairs"),
         *(
             f"expert/{e}/{w}"
             for e in DEMO_EXPERTS

@@ -64,7 +64,8 @@ def test_one_failing_expert_holds_up_only_what_needs_it(empty: Project, sources:
     status = empty.status()
     first = {name: row for name, row in status.items() if row["state"] == "fresh"}
     assert set(first) == {
-        *("bronze/images[photos]", "silver/patches[photos]", "gold/pairs[photos]"),
+        *("bronze/images[photos]", "bronze/images[bench]", "bronze/benchmarks"),
+        *("bronze/overlap[photos]", "silver/patches[photos]", "gold/pairs[photos]"),
         *("expert/compact/weights", "expert/compact/cache[photos]"),
     }
     rest = {"expert/edsr/weights", "expert/edsr/cache[photos]"}

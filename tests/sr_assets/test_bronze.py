@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from upath import UPath
 
-from sr_assets import sources
-from sr_assets.assets import bronze
+from sr_assets.assets import bronze, intake
 from sr_assets.assets.bronze import load_images, read_image
 from sr_assets.lineage.stage import Ref, StageContext, StageError
 from sr_assets.recipe.models import Recipe
+from sr_assets.report import dataset_page
+from sr_assets.sources import files
+from sr_assets.sources.finding import fingerprint
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.manifest import ManifestRow, from_parquet, to_parquet
 
@@ -129,7 +131,7 @@ def test_what_is_taken_and_what_is_not(photos: Path, tmp_path: Path) -> None:
     assert run.metadata["quarantined"] == 4
     assert run.metadata["bytes"] == sum(row.bytes for row in rows if row.ok)
     assert run.metadata["ignored_files"] == 2
-    assert run.metadata["reasons"][3] == "z.png: duplicate of b/same.png"
+    assert "| z&#46;png | duplicate of b&#47;same&#46;png |" in run.metadata["quarantine"]["md"]
     assert run.advanced == 7
     assert any("no extension 1" in line and ".txt 1" in line for line in run.logged)
     assert "quarantined empty.jpg: empty file" in run.logged
@@ -224,9 +226,9 @@ def test_links(photos: Path, tmp_path: Path) -> None:
 
 
 def test_outputs_below_the_source_are_no_photos(photos: Path, tmp_path: Path) -> None:
-    before = sources.fingerprint(folder(photos).datasets["photos"].source)
+    before = fingerprint(folder(photos).datasets["photos"].source)
     Run(folder(photos), photos / "data" / "out").commit()
-    assert sources.fingerprint(folder(photos).datasets["photos"].source) == before
+    assert fingerprint(folder(photos).datasets["photos"].source) == before
 
 
 def test_names_that_cannot_be_kept(tmp_path: Path) -> None:
@@ -260,11 +262,11 @@ def test_a_folder_that_cannot_be_listed_is_told(
     scandir = os.scandir
 
     def denied(path: Any) -> Any:
-        if Path(path).name == "c":
+        if isinstance(path, str | Path) and Path(path).name == "c":
             raise PermissionError(13, "Permission denied", str(path))
         return scandir(path)
 
-    monkeypatch.setattr(sources.os, "scandir", denied)
+    monkeypatch.setattr(files.os, "scandir", denied)
     rows = {row.path: row for row in manifest(Run(folder(photos), tmp_path / "out").commit())}
     assert rows["b/c"].reason == "folder cannot be listed: permission denied"
     assert rows["b/Y.PNG"].ok
@@ -293,7 +295,7 @@ def test_running_out_of_memory_names_the_file(
     def exhausted(*_: object, **__: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(bronze, "inspect", exhausted)
+    monkeypatch.setattr(intake, "inspect", exhausted)
     with pytest.raises(StageError, match=r"Y\.PNG: out of memory.*compute\.workers"):
         Run(folder(photos, compute={"workers": 1}), tmp_path / "out")
 
@@ -328,7 +330,10 @@ def test_the_recipe_slice_is_that_of_the_partition(tmp_path: Path) -> None:
     assert stage.partition_settings("Test") == {
         "benchmarks.Test.source": {"kind": "builtin", "images": ["coffee.png"]}
     }
-    assert stage.settings == {"bronze.max_megapixels": 120.0}
+    assert stage.settings == {
+        "bronze.max_megapixels": 120.0,
+        "page template": dataset_page.template_digest(),
+    }
     with pytest.raises(StageError, match="no dataset or benchmark 'else'; there are: photos, Test"):
         stage.partition_settings("else")
 
@@ -362,8 +367,8 @@ def test_builtin_names_are_checked(tmp_path: Path) -> None:
 
 def test_builtin_photos_are_found_without_importing_their_package() -> None:
     code = (
-        "import sys; from sr_assets.sources import fingerprint\n"
-        "from sr_assets.recipe.models import BuiltinSource as B\n"
+        "import sys; from sr_assets.sources.finding import fingerprint\n"
+        "from sr_assets.recipe.sources import BuiltinSource as B\n"
         "assert fingerprint(B(kind='builtin', images=('coffee.png',)))['coffee.png'].isdigit()\n"
         "assert not {'skimage', 'torch', 'pyarrow'} & set(sys.modules)\n"
         "import sr_assets.assets.bronze\n"
@@ -406,6 +411,8 @@ ROWS = st.lists(
         bytes=st.integers(0, 2**62),
         status=st.sampled_from(["ok", "quarantined"]),
         reason=st.text(st.characters(codec="utf-8"), max_size=20),
+        phash=st.none() | st.text("0123456789abcdef", min_size=16, max_size=16),
+        luma=st.none() | st.binary(min_size=4, max_size=4),
     ),
     max_size=5,
     unique_by=lambda row: row.path,

@@ -90,7 +90,7 @@ def test_settings_and_modules_both_enter_the_version(package: Path) -> None:
 
 def test_what_is_imported_late_is_the_code_that_was_there_at_the_start(package: Path) -> None:
     digests()
-    cv.load_code([Stage("a/b", "", "g", lambda context: {}, ("ourpackage.entry",))])
+    cv.load_code(["ourpackage.entry"])
     (package / "far.py").write_text("value = 3\n")
     assert importlib.import_module("ourpackage.entry").run() == 2
 

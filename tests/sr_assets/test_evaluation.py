@@ -17,16 +17,19 @@ from PIL import Image
 from safetensors.torch import save_file
 from upath import UPath
 
-from sr_assets.assets import bronze, evaluation, experts, gold, silver
+from sr_assets.assets import bronze, evaluation, experts, gold, overlap, silver
 from sr_assets.evaluation import experts as expert_evaluation
 from sr_assets.evaluation.cost import Cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
+from sr_assets.evaluation.damage import read_damage
 from sr_assets.evaluation.results import ImageScore, Results, picture_names, results_from_json
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.checkpoint import write_model
-from sr_assets.stores.expert_cache import read_image
+from sr_assets.stores.expert_cache import CacheReader, read_image
+from sr_assets.stores.pairs import PairReader
+from sr_assets.stores.patches import VALIDATION, PatchReader
 from sr_models.degradations.bicubic import downscale_uint8, upscale
 from sr_models.fusion.convex import convex_weights, error_products
 from sr_models.fusion.experts import expert_mean
@@ -54,7 +57,11 @@ class Graph:
 
     def __init__(self, recipe: Recipe, root: Path) -> None:
         self.recipe, self.root = recipe, root
-        found = [s for m in (bronze, silver, gold, experts, evaluation) for s in m.stages(recipe)]
+        found = [
+            s
+            for m in (bronze, overlap, silver, gold, experts, evaluation)
+            for s in m.stages(recipe)
+        ]
         self.stages: dict[str, Stage] = {s.key: s for s in found}
         self.outputs: dict[Ref, Output] = {}
 
@@ -439,6 +446,120 @@ def test_without_experts_only_bicubic_is_a_control(graph: Graph, tmp_path: Path)
     own = small.outputs[Ref("model/thumb/evaluation", "other")]
     (image,) = own.read_json("results.json")["images"]
     assert output.read_bytes("images/other/000/thumb.png") == own.read_bytes(image["picture"])
+
+
+@pytest.fixture(scope="module")
+def damaged(graph: Graph, tmp_path_factory: pytest.TempPathFactory) -> Graph:
+    """The same graph with LR that is degraded at random, three versions of each patch."""
+    changed = graph.recipe.model_dump(mode="json", exclude_unset=True)
+    del changed["models"]["fast_control"]  # made by the recipe itself
+    changed["gold"] = {"degradation": "light", "variants": 3}
+    changed["silver"]["validation_share"] = 0.5
+    recipe = Recipe.model_validate(changed)
+    copy = Graph(recipe, tmp_path_factory.mktemp("damaged"))
+    for name in recipe.models:
+        ref = Ref(f"model/{name}/checkpoint")
+        copy.outputs[ref] = graph.outputs[ref]
+    return copy
+
+
+def test_bicubic_gold_has_no_kinds_of_damage(graph: Graph, damaged: Graph) -> None:
+    """And no other stage is changed by them than the leaderboard, which reads them."""
+    wanted = {f"expert/{n}/damage" for n in graph.recipe.experts}
+    wanted |= {f"model/{n}/damage" for n in graph.recipe.models}
+    assert set(damaged.stages) - set(graph.stages) == wanted
+    for key in {s.key for s in evaluation.stages(graph.recipe)} - {"evaluation/leaderboard"}:
+        assert damaged.stages[key].settings == graph.stages[key].settings
+        for part in ("bench", None):
+            assert [*damaged.stages[key].inputs(part)] == [*graph.stages[key].inputs(part)]
+    board = damaged.stages["evaluation/leaderboard"]
+    assert board.settings == graph.stages["evaluation/leaderboard"].settings
+    assert wanted == {r.asset for r in board.inputs(None) if r.asset.endswith("/damage")}
+    assert "damage" not in graph.make("evaluation/leaderboard").read_json("leaderboard.json")
+    page = graph.make("evaluation/leaderboard").read_bytes("report.html").decode()
+    assert 'id="damage"' not in page
+
+
+def test_rows_are_measured_on_every_held_out_version(damaged: Graph) -> None:
+    patches = PatchReader(damaged.make("silver/patches", "photos"))
+    pairs = PairReader(damaged.make("gold/pairs", "photos"))
+    cache = CacheReader(damaged.make("expert/one/cache", "photos"))
+    held_out = np.flatnonzero(patches.split == VALIDATION).tolist()
+    assert held_out and len(held_out) < len(patches)
+    scores = read_damage(damaged.make("expert/one/damage"))
+    assert list(scores.samples) == [("photos", n, k) for n in held_out for k in range(3)]
+    for (_, index, variant), own, bicubic in zip(
+        scores.samples, scores.psnr_y, scores.bicubic, strict=True
+    ):
+        hr, lr = patches.hr(index), pairs.lr(index, variant)
+        sr = to_uint8(torch.from_numpy(cache.sr(index, variant)))
+        assert own == psnr_y(sr, hr, 4)
+        unit = torch.from_numpy(lr.transpose(2, 0, 1)[None] / 255.0)
+        assert bicubic == psnr_y(to_uint8(upscale(unit, 4)[0]), hr, 4)
+    for group in ("blur", "resize", "noise", "JPEG"):
+        whole = [k["group"] == group and not k["part"] for k in scores.kinds]
+        assert (scores.members[:, whole].sum(1) == 1).all()
+
+
+def test_a_fusion_is_measured_from_the_caches(damaged: Graph) -> None:
+    """At initialisation it is the mean of its experts, in these versions too."""
+    patches = PatchReader(damaged.make("silver/patches", "photos"))
+    caches = [CacheReader(damaged.make(f"expert/{e}/cache", "photos")) for e in ("one", "two")]
+    output = damaged.make("model/blend/damage")
+    scores = read_damage(output)
+    for (_, index, variant), own in zip(scores.samples, scores.psnr_y, strict=True):
+        one, two = (torch.from_numpy(cache.sr(index, variant)) for cache in caches)
+        mean = to_uint8(expert_mean({"one": one, "two": two}, ("one", "two")))
+        assert own == pytest.approx(psnr_y(mean, patches.hr(index), 4), abs=0.05)
+    said = output.read_json("damage.json")
+    gain = said["all"]["rows"]["blend"]["gain"]
+    assert gain == pytest.approx(np.mean(scores.psnr_y - scores.bicubic))
+    assert output.metadata["samples"] == said["all"]["samples"] == len(scores.samples)
+    assert "| JPEG | none |" in output.metadata["damage"]["md"]
+    assert {Ref("expert/one/cache", "photos"), Ref("expert/two/cache", "photos")} <= set(
+        damaged.stages["model/blend/damage"].inputs(None)
+    )
+
+
+def test_the_leaderboard_puts_rows_side_by_side(damaged: Graph) -> None:
+    output = damaged.make("evaluation/leaderboard")
+    damage = output.read_json("leaderboard.json")["damage"]
+    names = ["one", "two", "blend", "fast", "fast_control"]
+    assert sorted(damage["all"]["rows"]) == sorted(names)
+    for name in names:
+        group = "expert" if name in ("one", "two") else "model"
+        said = damaged.make(f"{group}/{name}/damage").read_json("damage.json")
+        assert damage["all"]["rows"][name] == said["all"]["rows"][name]
+        assert [g["name"] for g in damage["groups"]] == [g["name"] for g in said["groups"]]
+    models = {n: r["psnr_y"] for n, r in damage["all"]["rows"].items() if n not in ("one", "two")}
+    assert damage["best"] == max(models, key=lambda n: models[n])
+    page = output.read_bytes("report.html").decode()
+    section = page.split('<section id="damage">')[1].split("</section>")[0]
+    shown = set(re.findall(r'<img [^>]*src="([^"]+)"', section))
+    assert shown == {n for n in output.marker["files"] if n.startswith("damage/")}
+    patches = PatchReader(damaged.make("silver/patches", "photos"))
+    pairs = PairReader(damaged.make("gold/pairs", "photos"))
+    example = damage["examples"][0]
+    index, variant = example["index"], example["variant"]
+    shots = {shot["row"]: shot for shot in example["pictures"]}
+    assert list(shots) == ["hr", "lr", "bicubic", damage["best"]]
+    assert np.array_equal(picture(output, shots["hr"]["src"]), patches.hr(index))
+    assert np.array_equal(picture(output, shots["lr"]["src"]), pairs.lr(index, variant))
+    sr = picture(output, shots[damage["best"]]["src"])
+    assert shots[damage["best"]]["psnr_y"] == psnr_y(sr, patches.hr(index), 4)
+
+
+def test_rows_measured_on_other_samples_are_not_compared(damaged: Graph, tmp_path: Path) -> None:
+    outside = Graph(damaged.recipe, tmp_path)
+    outside.outputs = dict(damaged.outputs)
+    for key in ("evaluation/leaderboard", "model/fast/damage"):
+        outside.outputs.pop(Ref(key), None)
+    run = outside.stages["model/fast/damage"].run
+    context = outside.context(Ref("model/fast/damage"))
+    run(context, datasets=())  # type: ignore[call-arg]
+    outside.outputs[Ref("model/fast/damage")] = context.output.commit({"metadata": {}})
+    with pytest.raises(StageError, match="fast was measured on other held-out samples"):
+        outside.make("evaluation/leaderboard")
 
 
 def test_identical_images_are_null_and_left_out_of_the_mean() -> None:

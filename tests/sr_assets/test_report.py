@@ -179,6 +179,66 @@ def test_a_page_of_bicubic_and_one_network() -> None:
     assert page.all("input") == []
 
 
+def damage(label: str = "plateau") -> dict[str, Any]:
+    """Two rows, one step; `hat` is weak without it."""
+
+    def means(hat: float, samples: int = 50) -> dict[str, Any]:
+        rows = {
+            "hat": {"psnr_y": 20 + hat, "gain": hat, "error": 0.125},
+            "fast": {"psnr_y": 21.0, "gain": 1.0, "error": None},
+        }
+        return {"samples": samples, "bicubic": 20.0, "rows": rows}
+
+    kinds = [
+        {"label": "none", "part": False, **means(-0.5)},
+        {"label": label, "part": False, **means(3.25)},
+        {"label": "σ 0.5–2 px", "part": True, **means(9.0, 3)},
+    ]
+    shown = ("hr", "lr", "bicubic", "fast")
+    example = {
+        "dataset": "photos",
+        "index": 3,
+        "variant": 1,
+        "steps": [{"op": "jpeg", "kind": "4:2:0", "numbers": {"quality": 40.0}, "position": 0}],
+        "pictures": [{"row": row, "src": f"damage/{row}.png", "psnr_y": None} for row in shown],
+    }
+    return {
+        "all": means(1.5),
+        "groups": [{"name": "blur 1", "kinds": kinds}],
+        "datasets": ["photos"],
+        "best": "fast",
+        "examples": [example],
+    }
+
+
+def test_damage_is_a_table_by_step_and_kind() -> None:
+    page = render(damage=damage())
+    joined = " ".join("".join(page.text).split())
+    assert "23.25+3.25 ± 0.12" in joined
+    assert "σ 0.5–2 px" in joined
+    assert "fast gains 1.00 dB over bicubic on average" in joined
+    assert [t for t in page.all("table") if t["class"] == "damage"]
+    (group,) = [th for th in page.all("th") if th.get("scope") == "rowgroup"]
+    assert group["colspan"] == "5"
+    coloured = [td["style"] or "" for td in page.all("td") if "style" in td]
+    assert len(coloured) == 2  # of `hat` in the two kinds with enough samples
+    assert "--below" in coloured[0] and "--above" in coloured[1]
+    assert "JPEG 40 4:2:0" in joined and "photos, patch 3, version 1" in joined
+    assert "#damage" in {a["href"] for a in page.all("a")}
+    assert all(image["alt"] for image in page.all("img"))
+
+
+def test_a_page_without_damage_has_no_such_section() -> None:
+    text = render_page(leaderboard(), gallery())
+    assert 'id="damage"' not in text and "#damage" not in text
+
+
+def test_names_of_kinds_cannot_break_the_page() -> None:
+    text = render_page({**leaderboard(), "damage": damage("<b>bad</b>")}, gallery())
+    assert "<b>bad" not in text
+    assert "<b>bad</b>" in "".join(Page(text).text)
+
+
 def test_headers_can_be_sorted() -> None:
     page = render()
     heads = [th for th in page.all("th") if th.get("scope") == "col"]

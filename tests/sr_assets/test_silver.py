@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from PIL import Image
 from upath import UPath
 
 from sr_assets.assets import silver
-from sr_assets.assets.silver import detail, grid, held_out, stages
+from sr_assets.assets.overlap import Overlap
+from sr_assets.assets.patch_grid import detail, grid, held_out
+from sr_assets.assets.silver import stages
 from sr_assets.lineage.stage import Ref, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.storage import Output, OutputFolder
@@ -53,8 +56,19 @@ def bronze(folder: Path, pictures: dict[str, np.ndarray]) -> Output:
     return output.commit({"metadata": {}})
 
 
+def overlap(folder: Path, *entries: Overlap) -> Output:
+    """An output of the overlap guard."""
+    output = OutputFolder(UPath(folder / "overlap" / "address"))
+    output.write_json("overlap.json", [asdict(entry) for entry in entries])
+    return output.commit({"metadata": {}})
+
+
 def run(
-    folder: Path, source: Output, wanted: Recipe, kill_after: int | None = None
+    folder: Path,
+    source: Output,
+    wanted: Recipe,
+    kill_after: int | None = None,
+    shared: tuple[Overlap, ...] = (),
 ) -> tuple[Output, dict[str, Any]]:
     """Runs the stage; `kill_after` ends it once that many patches were written."""
     done = 0
@@ -75,7 +89,10 @@ def run(
         recipe=wanted,
         ref=Ref(stage.key, "photos"),
         output=output,
-        inputs=dict.fromkeys(stage.inputs("photos"), source),
+        inputs={
+            Ref("bronze/images", "photos"): source,
+            Ref("bronze/overlap", "photos"): overlap(folder, *shared),
+        },
         log=lambda line: None,
         observe=lambda values: None,
         bar=bar,
@@ -167,6 +184,25 @@ def test_small_images_are_left_out_by_name(tmp_path: Path) -> None:
     assert PatchReader(output).images == ["a.png", "c.png"]
     assert metadata["left_out"] == 1
     assert metadata["left_out_images"] == ["b.png (39x60)"]
+
+
+def test_what_a_benchmark_shows_is_left_out_by_name(tmp_path: Path) -> None:
+    source = bronze(tmp_path, {f"{i}.png": noise(i, 48, 48) for i in range(4)})
+    shared = (
+        Overlap("1.png", "Set5", "bird.png", "equal", 0.0),
+        Overlap("1.png", "Set14", "bird.png", "near", 0.01),
+        Overlap("3.png", "Set5", "head.png", "near", 0.1),
+    )
+    output, metadata = run(tmp_path, source, recipe(), shared=shared)
+    assert PatchReader(output).images == ["0.png", "2.png"]
+    assert metadata["overlapping"] == 2
+    assert metadata["overlapping_images"] == [
+        "1.png equals bird.png of Set5",
+        "3.png nearly equals head.png of Set5",
+    ]
+    shared = tuple(Overlap(f"{i}.png", "Set5", "bird.png", "equal", 0.0) for i in range(3))
+    with pytest.raises(StageError, match=r"only 3\.png .*show them: 3, such as 0\.png eq"):
+        run(tmp_path / "few", source, recipe(), shared=shared)
 
 
 def test_detail_of_known_patches() -> None:
@@ -274,5 +310,8 @@ def test_the_stage_reads_exactly_its_part_of_the_recipe() -> None:
         "silver.validation_share": 0.1,
         "seed": 7,
     }
-    assert list(stage.inputs("photos")) == [Ref("bronze/images", "photos")]
+    assert list(stage.inputs("photos")) == [
+        Ref("bronze/images", "photos"),
+        Ref("bronze/overlap", "photos"),
+    ]
     assert stage.partitions == "dataset"

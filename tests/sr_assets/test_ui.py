@@ -88,6 +88,8 @@ def test_the_graph_and_a_materialisation_as_the_ui_gets_them(ask: Any, recipe: P
     }
     assert {key: node["groupName"] for key, node in nodes.items()} == {
         "bronze/images": "bronze",
+        "bronze/benchmarks": "bronze",
+        "bronze/overlap": "bronze",
         "silver/patches": "silver",
         "gold/pairs": "gold",
         "model/plain/checkpoint": "model_plain",
@@ -110,7 +112,9 @@ def test_the_graph_and_a_materialisation_as_the_ui_gets_them(ask: Any, recipe: P
     assert list(entries)[-4:] == ["took", "reused", "path", "address"]
     assert entries["images"]["__typename"] == "IntMetadataEntry"  # drawn as a plot
     assert entries["bytes"]["__typename"] == "TextMetadataEntry"  # a fact, not a curve
-    assert "reasons" not in entries  # nothing was quarantined
+    assert "quarantine" not in entries  # nothing was quarantined
+    assert entries["sizes"]["__typename"] == "MarkdownMetadataEntry"
+    assert entries["page"]["path"].endswith("page.html")
     assert entries["reused"]["boolValue"] is False
     assert Path(entries["path"]["path"]).is_relative_to(recipe.parent / "data" / "small")
 

@@ -1,20 +1,19 @@
-"""Which image files a source of the recipe names, and how to tell cheaply that they are the same.
+"""Source files: which of a folder count as images, under which names, and how they are told apart.
 
-No file is opened here: what is in them is judged by `sr_assets.pictures`.
+No file is opened here: what is in them is judged by `sr_assets.pictures`. The kinds of sources are
+the other modules of this package.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
-from sr_assets.lineage.stage import StageError
-from sr_assets.recipe.models import BuiltinSource, FolderSource, ImageSource
 from sr_assets.storage import MARKER
 
 #: Endings, in lower case, of what counts as an image. HEIC and JPEG XL cannot be read and are
@@ -46,31 +45,24 @@ class Found:
     links: list[str] = field(default_factory=list)
 
 
-def find(source: ImageSource, where: str) -> Found:
-    """Every image of a source.
+@dataclass(frozen=True)
+class Fetching:
+    """What a source is given when its images are wanted."""
 
-    Raises:
-        StageError: there is none, or the source itself is missing.
-    """
-    if isinstance(source, BuiltinSource):
-        return _builtin(source, where)
-    folder = Path(source.path)
-    if not folder.exists():
-        raise StageError(
-            f"{where}.path: folder {folder} does not exist; create it or mend the path"
-        )
-    if not folder.is_dir():
-        raise StageError(f"{where}.path: {folder} is a file; name the folder that holds the images")
-    found = _scan(folder, source.include)
-    if not found.files:
-        raise StageError(
-            f"{where}: no image in {folder} matches include {list(source.include)} "
-            f"({found.ignored.total()} other files); put images there or mend `include`"
-        )
-    return found
+    where: str
+    """Field of the recipe, for messages."""
+    work: Path
+    """Scratch folder of the run, which survives a kill and goes when the run is done."""
+    cache: Path
+    """Folder for downloads, which are kept between runs and shared by projects."""
+    workers: int
+    """Threads for fetching."""
+    log: Callable[[str], None]
+    bar: Callable[[str, int, str], Any]
+    """(label, total, unit) -> context manager that yields `advance(n)`."""
 
 
-def _scan(folder: Path, include: tuple[str, ...]) -> Found:
+def scan(folder: Path, include: Iterable[str]) -> Found:
     """Images below `folder`, sorted by relative path.
 
     Hidden entries are skipped. Links to folders are not followed: what they show inside `folder`
@@ -136,54 +128,15 @@ def _show(path: Path, root: Path) -> tuple[str, str]:
     return relative, ""
 
 
-def _builtin(source: BuiltinSource, where: str) -> Found:
-    folder = _builtin_folder()
-    if folder is None:
-        raise StageError(f"{where}: scikit-image is not installed; run `pip install scikit-image`")
-    found = Found()
-    for name in sorted(set(source.images)):
-        if "/" in name or "\\" in name:
-            raise StageError(f"{where}.images: {name!r} is a path; give a file name alone")
-        path = folder / name
-        if path.suffix.lower() not in EXTENSIONS or not path.is_file():
-            known = sorted(p.name for p in folder.iterdir() if p.suffix.lower() in EXTENSIONS)
-            raise StageError(
-                f"{where}.images: scikit-image has no image {name!r}; there are: {', '.join(known)}"
-            )
-        found.files.append(SourceFile(path, name))
-    return found
+def stamps(found: Found) -> dict[str, str]:
+    """Size and time of change of every file, by its shown name."""
+    return {file.shown: stamp(file.path) for file in found.files}
 
 
-def _builtin_folder() -> Path | None:
-    """Data folder of the installed scikit-image, found without importing it."""
-    spec = importlib.util.find_spec("skimage")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    return Path(spec.submodule_search_locations[0]) / "data"
-
-
-def fingerprint(source: ImageSource) -> dict[str, str]:
-    """What tells that the files of a source are those of last time, without reading them."""
-    if isinstance(source, FolderSource):
-        folder = Path(source.path)
-        if not folder.is_dir():
-            return {str(folder): "missing"}
-        return dict(_stamps(_scan(folder, source.include)))
-    builtin = _builtin_folder()
-    if builtin is None:
-        return {"scikit-image": "missing"}
-    sizes = {}
-    for name in source.images:
-        path = builtin / name
-        sizes[name] = str(path.stat().st_size) if path.is_file() else "missing"
-    return sizes
-
-
-def _stamps(found: Found) -> Iterator[tuple[str, str]]:
-    for file in found.files:
-        try:
-            stat = file.path.stat()
-        except OSError:
-            yield file.shown, "unreadable"
-        else:
-            yield file.shown, f"{stat.st_size}-{stat.st_mtime_ns}"
+def stamp(path: Path) -> str:
+    """Size and time of change of one file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return "unreadable"
+    return f"{stat.st_size}-{stat.st_mtime_ns}"

@@ -1,0 +1,113 @@
+"""One source file into a bronze output: decoded, judged, put in place and remembered.
+
+Which files there are, and what is done about equal ones, is `bronze.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sr_assets.likeness import luma_of, perceptual_hash
+from sr_assets.lineage.stage import StageError
+from sr_assets.pictures import BadImage, ImageFacts, inspect
+from sr_assets.sources.files import SourceFile
+from sr_assets.storage import OutputFolder, hash_file
+from sr_assets.stores.manifest import ManifestRow
+
+_JOURNAL = "rows.jsonl"
+
+
+def name_of(path: str) -> str:
+    """Where an image lies inside a bronze output."""
+    return f"files/{path}"
+
+
+@dataclass
+class Intake:
+    """Takes files into one output, from several threads; what a killed run took is not redone."""
+
+    output: OutputFolder
+    max_megapixels: float
+    _known: dict[str, ManifestRow] = field(init=False)
+    _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self._known = self._recover()
+
+    def take(self, file: SourceFile) -> ManifestRow:
+        """The row of one file, which is in the output when the row is ok.
+
+        Raises:
+            StageError: the file went away, or the memory does not suffice for it.
+        """
+        name = name_of(file.shown)
+        refused = ManifestRow(file.shown, "", None, None, None, 0, "quarantined", file.problem)
+        if file.problem:
+            return refused
+        known = self._known.get(file.shown)
+        if known and self.output.finished(name):
+            return known
+        try:
+            facts = inspect(file.path, self.max_megapixels)
+        except BadImage as error:
+            digest, size = _digest(file.path)
+            return replace(refused, sha256=digest, bytes=size, reason=error.reason)
+        except MemoryError:
+            raise StageError(
+                f"{file.path}: out of memory while it was decoded; lower compute.workers or "
+                "bronze.max_megapixels, or leave the file out"
+            ) from None
+        try:
+            sha256 = self.output.take(file.path, name)
+        except FileNotFoundError:
+            raise StageError(f"{file.path} went away while it was read; build again") from None
+        row = _row(file.shown, sha256, facts, self.output.files[name]["size"])
+        self._remember(row)
+        return row
+
+    def _remember(self, row: ManifestRow) -> None:
+        values = {**asdict(row), "luma": row.luma.hex() if row.luma else None}
+        with self._lock, (self.output.work / _JOURNAL).open("a") as journal:
+            # The line before may have been torn by a kill: this one starts afresh in any case.
+            journal.write("\n" + json.dumps(values))
+
+    def _recover(self) -> dict[str, ManifestRow]:
+        rows = {}
+        journal = self.output.work / _JOURNAL
+        for line in journal.read_text().splitlines() if journal.exists() else ():
+            try:
+                values: dict[str, Any] = json.loads(line)
+                values["luma"] = bytes.fromhex(values["luma"])
+            except ValueError:
+                continue
+            rows[values["path"]] = ManifestRow(**values)
+        return rows
+
+
+def _row(path: str, sha256: str, facts: ImageFacts, size: int) -> ManifestRow:
+    assert facts.pixels is not None
+    luma = luma_of(facts.pixels)
+    return ManifestRow(
+        path=path,
+        sha256=sha256,
+        width=facts.width,
+        height=facts.height,
+        mode=facts.mode,
+        bytes=size,
+        status="ok",
+        reason="",
+        phash=f"{perceptual_hash(luma):016x}",
+        luma=luma.tobytes(),
+    )
+
+
+def _digest(path: Path) -> tuple[str, int]:
+    """sha256 and size of a refused file, as far as they can be had."""
+    try:
+        return hash_file(path), path.stat().st_size
+    except OSError:
+        return "", 0
