@@ -104,9 +104,9 @@ def _kernel_of(step: AppliedStep) -> np.ndarray | None:
     if step.op not in ("blur", "sinc"):
         return None
     from sr_models.degradations.drawing import Drawn
-    from sr_models.degradations.second_order import _kernel
+    from sr_models.degradations.second_order import kernel_of
 
-    return _kernel(Drawn(step.op, step.kind, step.numbers, step.position))
+    return kernel_of(Drawn(step.op, step.kind, step.numbers, step.position))
 
 
 def _kernel_picture(kernel: np.ndarray) -> Image.Image:

@@ -12,11 +12,12 @@ from dataclasses import replace
 from typing import Any
 
 from sr_assets.assets.intake import Intake, name_of
+from sr_assets.assets.own_lr import FOLDER, lr_row, with_own_lr
 from sr_assets.lineage.stage import Stage, StageContext, StageError
 from sr_assets.pictures import BadImage, Pixels, decode_rgb
 from sr_assets.recipe.models import Recipe
-from sr_assets.recipe.sources import ImageSource
-from sr_assets.report.dataset_page import Shown, contact_sheet, page, tables, template_digest
+from sr_assets.recipe.sources import Dataset
+from sr_assets.report.dataset_page import Shown, contact_sheet, page, summary, template_digest
 from sr_assets.report.markdown import visible
 from sr_assets.sources.files import Fetching, Found
 from sr_assets.sources.finding import find, fingerprint, modules
@@ -36,14 +37,27 @@ def stages(recipe: Recipe) -> list[Stage]:
     def source_slice(partition: str | None) -> dict[str, Any]:
         if partition is None:
             return {}
-        section, source = _source(recipe, partition)
-        return {f"{section}.{partition}.source": source.model_dump(mode="json")}
+        section, dataset = _dataset(recipe, partition)
+        path = f"{section}.{partition}"
+        found: dict[str, Any] = {f"{path}.source": dataset.source.model_dump(mode="json")}
+        if dataset.lr:
+            found |= {f"{path}.lr": dataset.lr.model_dump(mode="json"), "scale": recipe.scale}
+        return found
 
     def source_modules(partition: str | None) -> tuple[str, ...]:
-        return () if partition is None else modules(_source(recipe, partition)[1])
+        if partition is None:
+            return ()
+        dataset = _dataset(recipe, partition)[1]
+        own = modules(dataset.lr) if dataset.lr else ()
+        return tuple(dict.fromkeys((*modules(dataset.source), *own)))
 
     def outside(partition: str | None) -> dict[str, str]:
-        return {} if partition is None else fingerprint(_source(recipe, partition)[1])
+        if partition is None:
+            return {}
+        dataset = _dataset(recipe, partition)[1]
+        own = fingerprint(dataset.lr) if dataset.lr else {}
+        lr = {f"(LR) {name}": stamp for name, stamp in own.items()}
+        return {**fingerprint(dataset.source), **lr}
 
     return [
         Stage(
@@ -82,7 +96,14 @@ def load_images(output: Output, name: str = MANIFEST) -> list[ManifestRow]:
     return [row for row in rows if row.ok]
 
 
-def read_image(output: Output, row: ManifestRow, max_megapixels: float) -> Pixels:
+def read_lr(output: Output, row: ManifestRow, max_megapixels: float) -> Pixels:
+    """The LR that came with one image, uint8 [h, w, 3]; see `read_image`."""
+    return read_image(output, lr_row(row), max_megapixels, FOLDER)
+
+
+def read_image(
+    output: Output, row: ManifestRow, max_megapixels: float, folder: str = "files"
+) -> Pixels:
     """One image of a bronze output as upright 8-bit sRGB, uint8 [H, W, 3].
 
     The bytes are checked against the manifest: they are often hard links to files that somebody
@@ -91,11 +112,10 @@ def read_image(output: Output, row: ManifestRow, max_megapixels: float) -> Pixel
     Raises:
         StageError: the bytes are not those that bronze saw.
     """
-    changed = (
-        f"{output.path / name_of(row.path)} changed since bronze was made; run `srd build {KEY}`"
-    )
+    name = name_of(row.path, folder)
+    changed = f"{output.path / name} changed since bronze was made; run `srd build {KEY}`"
     try:
-        data = output.read_bytes(name_of(row.path))
+        data = output.read_bytes(name)
     except FileNotFoundError:
         raise StageError(changed) from None
     if hashlib.sha256(data).hexdigest() != row.sha256:
@@ -109,11 +129,14 @@ def read_image(output: Output, row: ManifestRow, max_megapixels: float) -> Pixel
 
 
 def _run(context: StageContext) -> dict[str, Any]:
-    section, source = _source(context.recipe, context.partition)
+    section, dataset = _dataset(context.recipe, context.partition)
     where = f"{section}.{context.partition}.source"
-    found = find(source, _fetching(context, where))
+    found = find(dataset.source, _fetching(context, where))
     _report(found, context)
     rows = _take(found, context)
+    if dataset.lr:
+        own = find(dataset.lr, _fetching(context, f"{section}.{context.partition}.lr"))
+        rows = with_own_lr(rows, own, context)
     good = [row for row in rows if row.ok]
     bad = [row for row in rows if not row.ok]
     for row in bad[:_LOGGED]:
@@ -147,12 +170,12 @@ def _fetching(context: StageContext, where: str) -> Fetching:
     )
 
 
-def _source(recipe: Recipe, partition: str) -> tuple[str, ImageSource]:
-    """Section of the recipe and source of one image set."""
+def _dataset(recipe: Recipe, partition: str) -> tuple[str, Dataset]:
+    """Section of the recipe that one image set is in, and what it says of it."""
     if partition in recipe.datasets:
-        return "datasets", recipe.datasets[partition].source
+        return "datasets", recipe.datasets[partition]
     if partition in recipe.benchmarks:
-        return "benchmarks", recipe.benchmarks[partition].source
+        return "benchmarks", recipe.benchmarks[partition]
     raise StageError(
         f"{KEY}: no dataset or benchmark {partition!r}; there are: "
         f"{', '.join([*recipe.datasets, *recipe.benchmarks])}"
@@ -210,7 +233,7 @@ def _show(
     sheet = contact_sheet(rows, read, context.recipe.compute.workers)
     shown = Shown(context.recipe.name, context.partition, counts, rows, sheet)
     context.output.write_bytes(PAGE, page(shown).encode(), content=False)
-    said = {name: {"md": text} for name, text in tables(shown).items()}
+    said = {name: {"md": text} for name, text in summary(shown).items()}
     return {**said, "page": {"path": str(context.output.final / PAGE)}}
 
 

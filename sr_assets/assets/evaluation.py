@@ -13,6 +13,7 @@ from typing import Any
 
 from sr_assets.assets.lr_drawn import process_of
 from sr_assets.evaluation.baselines import evaluate_baselines
+from sr_assets.evaluation.benchmark import lr_modules, lr_settings
 from sr_assets.evaluation.damage_board import damage_keys
 from sr_assets.evaluation.expert_cost import measure_expert_cost
 from sr_assets.evaluation.expert_damage import measure_expert_damage
@@ -60,6 +61,8 @@ def _expert(recipe: Recipe, name: str) -> Stage:
         modules=("sr_assets.evaluation.experts", *network_modules(recipe.experts[name])),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
+        partition_modules=partial(lr_modules, recipe),
+        partition_settings=partial(lr_settings, recipe),
         inputs=lambda benchmark: (Ref(_BRONZE, benchmark), Ref(f"expert/{name}/weights")),
         settings={
             "scale": recipe.scale,
@@ -87,6 +90,8 @@ def _model(recipe: Recipe, name: str) -> Stage:
         modules=("sr_assets.evaluation.models", *network_modules(recipe.models[name])),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
+        partition_modules=partial(lr_modules, recipe),
+        partition_settings=partial(lr_settings, recipe),
         inputs=inputs,
         settings={"scale": recipe.scale},
         pool="gpu",
@@ -211,6 +216,8 @@ def _baselines(recipe: Recipe) -> Stage:
         modules=("sr_assets.evaluation.baselines",),
         kinds=frozenset({"image"}),
         partitions="benchmark",
+        partition_modules=partial(lr_modules, recipe),
+        partition_settings=partial(lr_settings, recipe),
         inputs=inputs,
         settings={
             "scale": recipe.scale,

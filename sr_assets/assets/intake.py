@@ -18,12 +18,10 @@ from sr_assets.sources.files import SourceFile
 from sr_assets.storage import OutputFolder, hash_file
 from sr_assets.stores.manifest import ManifestRow
 
-_JOURNAL = "rows.jsonl"
 
-
-def name_of(path: str) -> str:
-    """Where an image lies inside a bronze output."""
-    return f"files/{path}"
+def name_of(path: str, folder: str = "files") -> str:
+    """Where an image lies inside a bronze output; LR that came with it is in the folder `lr`."""
+    return f"{folder}/{path}"
 
 
 @dataclass
@@ -32,6 +30,8 @@ class Intake:
 
     output: OutputFolder
     max_megapixels: float
+    folder: str = "files"
+    """Of the output."""
     _known: dict[str, ManifestRow] = field(init=False)
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
@@ -44,7 +44,7 @@ class Intake:
         Raises:
             StageError: the file went away, or the memory does not suffice for it.
         """
-        name = name_of(file.shown)
+        name = name_of(file.shown, self.folder)
         refused = ManifestRow(file.shown, "", None, None, None, 0, "quarantined", file.problem)
         if file.problem:
             return refused
@@ -69,15 +69,19 @@ class Intake:
         self._remember(row)
         return row
 
+    @property
+    def _journal(self) -> Path:
+        return self.output.work / f"{self.folder}.jsonl"
+
     def _remember(self, row: ManifestRow) -> None:
         values = {**asdict(row), "luma": row.luma.hex() if row.luma else None}
-        with self._lock, (self.output.work / _JOURNAL).open("a") as journal:
+        with self._lock, self._journal.open("a") as journal:
             # The line before may have been torn by a kill: this one starts afresh in any case.
             journal.write("\n" + json.dumps(values))
 
     def _recover(self) -> dict[str, ManifestRow]:
         rows = {}
-        journal = self.output.work / _JOURNAL
+        journal = self._journal
         for line in journal.read_text().splitlines() if journal.exists() else ():
             try:
                 values: dict[str, Any] = json.loads(line)

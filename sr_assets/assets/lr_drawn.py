@@ -34,6 +34,13 @@ def drawn_steps(recipe: Recipe, hr: np.ndarray, variant: int) -> tuple[Drawn, ..
     return draw(process_of(recipe), height, width, recipe.scale, key)
 
 
+def degraded(recipe: Recipe, hr: np.ndarray) -> np.ndarray:
+    """LR of a whole picture, uint8 [H, W, 3] -> uint8 [h, w, 3]: its first version."""
+    from sr_models.degradations.second_order import degrade
+
+    return degrade(hr, process_of(recipe), recipe.scale, key_of(recipe, hr, 0))
+
+
 def open_lr(context: StageContext, patches: PatchReader) -> LrSource:
     """Degrades each patch K times."""
     from sr_models.degradations.codecs import versions

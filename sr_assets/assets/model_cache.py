@@ -5,8 +5,8 @@ The frozen experts' caches, which also hold features, are made by `experts.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from sr_assets.assets.trained import LoadedModel, load_model
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.stores.expert_cache import CacheReader, CacheWriter
 from sr_assets.stores.pairs import PairReader
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _BATCH = 8  # patches at a time
 
@@ -48,7 +51,9 @@ def cache_model(context: StageContext, name: str) -> dict[str, Any]:
         for shard, patches in enumerate(writer.shards):
             if not writer.finished(shard):
                 samples = [(n, k) for n in patches for k in range(pairs.variants)]
-                pictures = np.concatenate(list(_pictures(model, pairs, experts, samples)))
+                pictures = np.concatenate(
+                    [sr.numpy() for sr in pictures_of(model, pairs, experts, samples)]
+                )
                 shape = (len(patches), pairs.variants, *pictures.shape[1:])
                 try:
                     writer.write(shard, pictures.reshape(shape))
@@ -58,13 +63,13 @@ def cache_model(context: StageContext, name: str) -> dict[str, Any]:
     return {"pictures": total, **writer.error()}
 
 
-def _pictures(
+def pictures_of(
     model: LoadedModel,
     pairs: PairReader,
     experts: Mapping[str, CacheReader],
-    samples: list[tuple[int, int]],
-) -> Iterator[np.ndarray]:
-    """SR of the samples (patch, variant), float32 [B, 3, S, S] at a time."""
+    samples: Sequence[tuple[int, int]],
+) -> Iterator[Tensor]:
+    """What a model makes of samples (patch, variant): float32 [B, 3, S, S] on the CPU at a time."""
     import torch
 
     device = next(model.network.parameters()).device
@@ -82,4 +87,4 @@ def _pictures(
             name: torch.from_numpy(experts[name].features_batch(indices, variants)).to(device)
             for name in model.features
         }
-        yield model.upscale(torch.from_numpy(unit).to(device), sr, features).cpu().numpy()
+        yield model.upscale(torch.from_numpy(unit).to(device), sr, features).cpu()

@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sr_assets.evaluation.benchmark import (
-    BenchmarkImage,
-    benchmark_images,
-    encode_png,
-    read_pair,
-    to_tensor,
-)
+from sr_assets.evaluation.benchmark import BenchmarkImage, benchmark_images, read_pair
+from sr_assets.evaluation.pixels import encode_png, to_tensor
 from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, ImageScore, Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.stores.expert_cache import CacheReader, read_image

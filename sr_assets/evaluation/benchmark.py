@@ -1,26 +1,26 @@
-"""The images of a benchmark as every row sees them: the original cropped, and its bicubic LR.
+"""The images of a benchmark as every row sees them: the original cropped, and its LR.
 
 Only reading and preparing; upscaling and measuring are the business of the rows.
 """
 
 from __future__ import annotations
 
-import io
+import importlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
-from sr_assets.assets.bronze import load_images, read_image
+from sr_assets.assets.bronze import load_images, read_image, read_lr
+from sr_assets.assets.gold import settings_of_degradation
 from sr_assets.evaluation.results import picture_names, smallest_side
 from sr_assets.lineage.stage import StageContext, StageError
-from sr_assets.storage import Output
+from sr_assets.recipe.models import Recipe
 from sr_assets.stores.manifest import ManifestRow
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
 _BRONZE = "bronze/images"
+#: Imported by name, so that its code is no part of the versions of what is measured on bicubic LR.
+DRAWN = "sr_assets.assets.lr_drawn"
 
 
 @dataclass(frozen=True)
@@ -61,39 +61,36 @@ def benchmark_images(context: StageContext) -> list[BenchmarkImage]:
 
 
 def read_pair(context: StageContext, image: BenchmarkImage) -> tuple[np.ndarray, np.ndarray]:
-    """LR uint8 [h, w, 3] and HR uint8 [H, W, 3] of one image; HR is cropped at right and bottom."""
+    """LR uint8 [h, w, 3] and HR uint8 [H, W, 3] of one image; HR is cropped at right and bottom.
+
+    LR is the benchmark's own where it has one, else bicubic, or degraded as gold is where the
+    recipe says so.
+    """
+    recipe, bronze = context.recipe, context.input(_BRONZE, context.partition)
+    largest = recipe.bronze.max_megapixels
+    hr = read_image(bronze, image.row, largest)
+    height, width = (side // recipe.scale * recipe.scale for side in hr.shape[:2])
+    hr = np.ascontiguousarray(hr[:height, :width])
+    if image.row.lr:
+        return read_lr(bronze, image.row, largest), hr
+    if recipe.benchmarks[context.partition].damaged:
+        return importlib.import_module(DRAWN).degraded(recipe, hr), hr
     from sr_models.degradations.bicubic import downscale_uint8
 
-    scale = context.recipe.scale
-    bronze = context.input(_BRONZE, context.partition)
-    hr = read_image(bronze, image.row, context.recipe.bronze.max_megapixels)
-    height, width = (side // scale * scale for side in hr.shape[:2])
-    hr = np.ascontiguousarray(hr[:height, :width])
-    return downscale_uint8(hr, scale), hr
+    return downscale_uint8(hr, recipe.scale), hr
 
 
-def to_tensor(picture: np.ndarray) -> Tensor:
-    """uint8 [H, W, 3] -> float32 [1, 3, H, W] in [0, 1]."""
-    import torch
-
-    return torch.from_numpy(picture.transpose(2, 0, 1)[None].astype(np.float32) / np.float32(255))
-
-
-def encode_png(picture: np.ndarray) -> bytes:
-    """uint8 [H, W, 3] as a PNG file."""
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG")
-    return buffer.getvalue()
+def lr_modules(recipe: Recipe, benchmark: str | None) -> tuple[str, ...]:
+    """Where the code version of a benchmark's LR starts, beside that of bicubic."""
+    damaged = benchmark is not None and recipe.benchmarks[benchmark].damaged
+    return (DRAWN,) if damaged else ()
 
 
-def read_png(source: Output, name: str) -> np.ndarray:
-    """uint8 [H, W, 3] of a PNG that `encode_png` wrote into an output."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(source.read_bytes(name))) as image:
-        return np.array(image)
+def lr_settings(recipe: Recipe, benchmark: str | None) -> dict[str, Any]:
+    """The recipe slice of a benchmark's LR, beside the scale."""
+    if not lr_modules(recipe, benchmark):
+        return {}
+    return {f"benchmarks.{benchmark}.damaged": True, **settings_of_degradation(recipe)}
 
 
 def remember_tiled(context: StageContext, image: BenchmarkImage, tiled: bool) -> None:

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sr_assets.evaluation.benchmark import encode_png, to_tensor
 from sr_assets.evaluation.damage_kinds import Kind, kinds_in, kinds_of
 from sr_assets.evaluation.damage_means import markdown, means_by_kind
+from sr_assets.evaluation.pixels import encode_png, to_tensor
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.storage import Output
 from sr_assets.stores.pairs import AppliedStep, PairReader
@@ -177,9 +177,8 @@ def choose_examples(
 def _samples(context: StageContext, dataset: str, kinds: Sequence[Kind]) -> Iterator[Sample]:
     patches = PatchReader(context.input("silver/patches", dataset))
     pairs = PairReader(context.input("gold/pairs", dataset))
-    for index, variant, steps in pairs.steps():
-        if patches.split[index] == VALIDATION:
-            yield Sample(dataset, index, variant, kinds_in(kinds, steps), steps)
+    for index, variant, steps in pairs.steps(patches.split == VALIDATION):
+        yield Sample(dataset, index, variant, kinds_in(kinds, steps), steps)
 
 
 def _pictures(

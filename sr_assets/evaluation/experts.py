@@ -14,14 +14,12 @@ from sr_assets.assets.experts import load_weights, tap
 from sr_assets.evaluation.benchmark import (
     BenchmarkImage,
     benchmark_images,
-    encode_png,
     read_pair,
-    read_png,
     remember_tiled,
     tiles_note,
-    to_tensor,
     was_tiled,
 )
+from sr_assets.evaluation.pixels import encode_png, read_png, to_tensor
 from sr_assets.evaluation.results import Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.storage import Output

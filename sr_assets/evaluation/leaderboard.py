@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from sr_assets.assets.checks import quality_checks, scores_of, teachers_worth
-from sr_assets.evaluation.benchmark import encode_png, read_png
 from sr_assets.evaluation.cost import SECONDS, Cost, devices_of, read_cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
 from sr_assets.evaluation.damage_board import damage_board
+from sr_assets.evaluation.pixels import encode_png, read_png
 from sr_assets.evaluation.results import (
     BICUBIC,
     CONVEX,

@@ -54,6 +54,7 @@ def disagreements(recipe: Recipe) -> list[str]:
         if name not in options:
             problems.append(f"{path}: {name!r} is not one of {options}")
 
+    problems.extend(_lr_problems(recipe))
     if recipe.gold.variants > 1 and not recipe.gold.random:
         problems.append(
             f"gold.variants is {recipe.gold.variants}, but the bicubic degradation has one result "
@@ -112,6 +113,23 @@ def _augment_problems(path: str, recipe: Recipe, model: Model) -> list[str]:
             f"set it to 0{mend}"
         )
     return problems
+
+
+def _lr_problems(recipe: Recipe) -> Iterator[str]:
+    """LR that comes with the images, or that a benchmark is degraded to."""
+    for name, dataset in recipe.datasets.items():
+        if dataset.damaged:
+            yield f"datasets.{name}.damaged: only a benchmark has it; gold degrades datasets"
+        if dataset.lr and recipe.silver.stride % recipe.scale:
+            yield (
+                f"silver.stride {recipe.silver.stride} is no multiple of scale {recipe.scale}: "
+                f"datasets.{name} has its own LR, whose pixels patches must begin at"
+            )
+    for name, dataset in recipe.benchmarks.items():
+        if dataset.damaged and not recipe.gold.random:
+            yield f"benchmarks.{name}.damaged: gold.degradation is bicubic: leave damaged out"
+        if dataset.damaged and dataset.lr:
+            yield f"benchmarks.{name}.damaged: it brings its own LR: leave one of both out"
 
 
 def _online_problems(path: str, recipe: Recipe, model: PlainModel) -> Iterator[str]:

@@ -107,6 +107,11 @@ class Dataset(Strict):
         description="The dataset's own LR images, a folder or a source, matched by name: gold then "
         "cuts them instead of making LR, and a benchmark is measured on them.",
     )
+    damaged: bool = Field(
+        False,
+        description="Of a benchmark: measured on LR that is degraded as `gold.degradation` says, "
+        "instead of bicubic LR.",
+    )
     licence: str | None = Field(None, description="Licence of the images, copied to model cards.")
     training: bool = Field(
         True, description="Whether models that name no datasets train on this one."

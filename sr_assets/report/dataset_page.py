@@ -91,14 +91,18 @@ def contact_sheet(
         return list(pool.map(thumbnail, sorted(chosen, key=lambda row: row.path)))
 
 
-def tables(shown: Shown) -> dict[str, str]:
-    """Markdown for Dagster: `sizes` and, where there is any, `quarantine`."""
+def summary(shown: Shown) -> dict[str, str]:
+    """Markdown for Dagster: `thumbnails`, `sizes` and, where there is any, `quarantine`."""
     good, bad = _halves(shown.rows)
     sizes = [
         table(("short side, px", "images"), [(bar.label, str(bar.count)) for bar in sides(good)]),
         table(("megapixels", "images"), [(bar.label, str(bar.count)) for bar in megapixels(good)]),
     ]
-    found = {"sizes": "\n\n".join(sizes)}
+    data = base64.b64encode(_mosaic(shown.thumbnails)).decode()
+    found = {
+        "thumbnails": f"![thumbnails](data:image/jpeg;base64,{data})",
+        "sizes": "\n\n".join(sizes),
+    }
     if bad:
         lines = [(plain(row.path), plain(row.reason)) for row in bad[:_ROWS_IN_DAGSTER]]
         more = len(bad) - _ROWS_IN_DAGSTER
@@ -167,6 +171,21 @@ def _bars(values: Sequence[float], edges: Sequence[float]) -> list[Bar]:
     ]
 
 
+def _mosaic(thumbnails: Sequence[Thumbnail]) -> bytes:
+    """All thumbnails in one small JPEG, six in a row: Dagster keeps a copy with every event."""
+    side, columns = 96, min(6, len(thumbnails))
+    rows = -(-len(thumbnails) // columns)
+    sheet = Image.new("RGB", (columns * side, rows * side), "white")
+    for n, thumbnail in enumerate(thumbnails):
+        small = Image.open(io.BytesIO(thumbnail.jpeg))
+        small.thumbnail((side - 4, side - 4))
+        x, y = n % columns * side, n // columns * side
+        sheet.paste(small, (x + (side - small.width) // 2, y + (side - small.height) // 2))
+    data = io.BytesIO()
+    sheet.save(data, "JPEG", quality=72)
+    return data.getvalue()
+
+
 def _halves(rows: Sequence[ManifestRow]) -> tuple[list[ManifestRow], list[ManifestRow]]:
     return [row for row in rows if row.ok], [row for row in rows if not row.ok]
 
@@ -179,7 +198,11 @@ def _kind(reason: str) -> str:
     """What a reason has in common with others of its kind."""
     if reason.startswith("duplicate of "):
         return "duplicate"
-    return reason.split(":")[0] if not reason[:1].isdigit() else "too many megapixels"
+    if reason.startswith("not a "):
+        return "of no format that is read"
+    if "megapixels" in reason:
+        return "too large"
+    return reason.split(":")[0]
 
 
 def _size(count: int) -> str:

@@ -25,8 +25,8 @@ class ManifestRow:
     `width`, `height` (px) are those of the upright picture and `mode` is how the file stores it;
     all three are None where the file could not be read, and `sha256` is then "" if there was
     nothing to hash. `bytes` is the size of the file. `reason` is "" for an image that is ok.
-    `phash` (16 hex digits) and `luma` (32 x 32 samples, row by row) are those of
-    `sr_assets.likeness`, for images that are ok.
+    `lr` is the path of the image's own LR, where the dataset brings LR. `phash` (16 hex digits) and
+    `luma` (32 x 32 samples, row by row) are those of `sr_assets.likeness`, for images that are ok.
     """
 
     path: str
@@ -39,6 +39,8 @@ class ManifestRow:
     reason: str
     phash: str | None = None
     luma: _Samples | None = field(default=None, repr=False)
+    lr: str | None = None
+    lr_sha256: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -104,5 +106,7 @@ def _schema() -> pyarrow.Schema:
             pa.field("reason", pa.string(), nullable=False),
             pa.field("phash", pa.string()),
             pa.field("luma", pa.binary()),
+            pa.field("lr", pa.string()),
+            pa.field("lr_sha256", pa.string()),
         ]
     )

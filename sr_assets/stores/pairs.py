@@ -185,9 +185,12 @@ class PairReader:
         """What was done to each sample, one row for each (index, variant)."""
         return pq.read_table(io.BytesIO(self._output.read_bytes(PARAMS)))
 
-    def steps(self) -> Iterator[tuple[int, int, SampleSteps]]:
-        """(index, variant, steps) of every sample."""
-        for row in self.params().to_pylist():
+    def steps(self, wanted: np.ndarray | None = None) -> Iterator[tuple[int, int, SampleSteps]]:
+        """(index, variant, steps) of every sample, or of the patches for which bool [N] is set."""
+        table = self.params()
+        if wanted is not None:
+            table = table.filter(pa.array(wanted[table.column("index").to_numpy()]))
+        for row in table.to_pylist():
             steps = tuple(
                 AppliedStep(s["op"], s["kind"], dict(s["numbers"]), s["position"])
                 for s in row["steps"]

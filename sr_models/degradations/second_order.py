@@ -59,7 +59,7 @@ def _done(step: Drawn, planes: np.ndarray, key: bytes) -> np.ndarray:
     """float32 [3, H, W] in levels (0 to 255) -> the same after one step."""
     n = step.numbers
     if step.op in ("blur", "sinc"):
-        return convolve(planes, _kernel(step))
+        return convolve(planes, kernel_of(step))
     if step.op == "resize":
         return resize(planes, int(n["height"]), int(n["width"]), step.kind)
     if step.op == "noise":
@@ -71,7 +71,8 @@ def _done(step: Drawn, planes: np.ndarray, key: bytes) -> np.ndarray:
     return codecs.round_trip(planes, step.op, int(n["quality"]), step.kind)
 
 
-def _kernel(step: Drawn) -> np.ndarray:
+def kernel_of(step: Drawn) -> np.ndarray:
+    """The kernel of a blur or sinc step, float64 [size, size], of sum 1."""
     n, size = step.numbers, int(step.numbers["size"])
     if step.op == "sinc":
         return kernels.sinc(size, n["cutoff"])

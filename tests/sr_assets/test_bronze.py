@@ -186,6 +186,30 @@ def test_a_killed_build_is_taken_up(
     assert "files/z.png" in again
 
 
+def test_a_torn_line_of_the_journal_costs_one_image(photos: Path, tmp_path: Path) -> None:
+    first = Run(folder(photos), tmp_path / "out")
+    (journal,) = first.folder.work.glob("*.jsonl")
+    journal.write_text(journal.read_text()[:-40])
+    output = Run(folder(photos), tmp_path / "out").commit()
+    assert manifest(output) == manifest(Run(folder(photos), tmp_path / "fresh").commit())
+
+
+def test_the_page_counts_sizes_and_shows_a_sample(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for seed in range(30):
+        picture(seed, 300 if seed < 4 else 20).save(root / f"{seed:02}.png")
+    run = Run(folder(root), tmp_path / "out")
+    html = run.commit().read_bytes("page.html").decode()
+    assert html.count("<figure>") == 24 and "24 of 30 images" in html
+    sizes = run.metadata["sizes"]["md"]
+    assert "| below 256 | 26 |" in sizes and "| 256 to 512 | 4 |" in sizes
+    assert run.metadata["thumbnails"]["md"].startswith("![thumbnails](data:image/jpeg;base64,")
+    assert "http" not in html.replace("http-equiv", "")
+    assert run.metadata["page"] == {"path": str(run.folder.final / "page.html")}
+    assert "quarantine" not in run.metadata
+
+
 def test_what_a_killed_build_took_and_the_folder_lost_is_left_out(
     photos: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,97 @@
+"""LR that comes with the images of a dataset: put beside its HR in bronze, pair by pair.
+
+Which LR belongs to which HR by its name is `sr_assets/sources/pairing.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from sr_assets.assets.intake import Intake, name_of
+from sr_assets.lineage.stage import StageContext
+from sr_assets.report.markdown import visible
+from sr_assets.sources.files import Found
+from sr_assets.sources.pairing import match
+from sr_assets.stores.manifest import ManifestRow
+
+FOLDER = "lr"
+
+
+def with_own_lr(
+    rows: Sequence[ManifestRow], found: Found, context: StageContext
+) -> list[ManifestRow]:
+    """The same rows, each HR with its LR, which is in the output; HR without one in quarantine.
+
+    An LR that belongs to no HR gets a row in quarantine too, as `(LR) <path>`.
+
+    Args:
+        rows: of the HR images.
+        found: the LR images.
+        context: of the run.
+    """
+    files = {file.shown: file for file in found.files}
+    hr = [row.path for row in rows if row.ok]
+    matched = match(hr, (path for path, file in files.items() if not file.problem))
+    wanted = [(row, files[matched.pairs[row.path]]) for row in rows if row.path in matched.pairs]
+    intake = Intake(context.output, context.recipe.bronze.max_megapixels, FOLDER)
+    with (
+        ThreadPoolExecutor(context.recipe.compute.workers) as pool,
+        context.progress(f"LR of {context.partition}", len(wanted)) as advance,
+    ):
+        paired: dict[str, ManifestRow] = {}
+        try:
+            for (row, _), lr in zip(
+                wanted, pool.map(lambda pair: intake.take(pair[1]), wanted), strict=True
+            ):
+                paired[row.path] = _paired(row, lr, context.recipe.scale)
+                advance(1)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    reasons = matched.hr_problems
+    ended = [
+        _refused(row, reasons[row.path]) if row.path in reasons else paired.get(row.path, row)
+        for row in rows
+    ]
+    _sweep(context, ended)
+    refused = {path: file.problem for path, file in files.items() if file.problem}
+    return [*ended, *_left_over({**matched.lr_problems, **refused})]
+
+
+def _paired(hr: ManifestRow, lr: ManifestRow, scale: int) -> ManifestRow:
+    """The row of HR with its LR, or in quarantine where both cannot belong together."""
+    if not lr.ok:
+        return _refused(hr, f"its LR {visible(lr.path)}: {lr.reason}")
+    width, height = (hr.width or 0) // scale, (hr.height or 0) // scale
+    if (lr.width, lr.height) != (width, height):
+        reason = (
+            f"its LR {visible(lr.path)} is {lr.width}x{lr.height} px, but HR is "
+            f"{hr.width}x{hr.height} px: at scale {scale} LR must be {width}x{height} px"
+        )
+        return _refused(hr, reason)
+    return replace(hr, lr=lr.path, lr_sha256=lr.sha256)
+
+
+def _refused(row: ManifestRow, reason: str) -> ManifestRow:
+    return replace(row, status="quarantined", reason=reason)
+
+
+def _left_over(problems: dict[str, str]) -> Iterator[ManifestRow]:
+    for path, reason in sorted(problems.items()):
+        yield ManifestRow(f"(LR) {path}", "", None, None, None, 0, "quarantined", reason)
+
+
+def _sweep(context: StageContext, rows: Sequence[ManifestRow]) -> None:
+    """Removes LR that no row needs: of refused pairs, and what a killed run took."""
+    wanted = {name_of(row.lr, FOLDER) for row in rows if row.ok and row.lr}
+    for name in [name for name in context.output.files if name.startswith(f"{FOLDER}/")]:
+        if name not in wanted:
+            context.output.discard(name)
+
+
+def lr_row(row: ManifestRow) -> ManifestRow:
+    """The row of an image's own LR, as `bronze.read_image` wants it."""
+    assert row.lr is not None and row.lr_sha256 is not None
+    return replace(row, path=row.lr, sha256=row.lr_sha256)
