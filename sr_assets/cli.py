@@ -159,7 +159,7 @@ def add_dataset(name: str, source: str, benchmark: bool, lr: str | None, recipe_
     """Registers SOURCE as dataset NAME, a new partition of the graph.
 
     Its caches can then be filled with `srd backfill NAME`; a model trains on it when the recipe
-    says so. SOURCE is one of:
+    says so. SOURCE is one of these, with an Example of each:
 
     \b
       a folder                 srd add-dataset holiday ~/photos/holiday

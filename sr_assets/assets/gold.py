@@ -7,14 +7,14 @@ dataset; here their results are only ordered and written down.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from sr_assets.ahead import ahead
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
@@ -127,7 +127,7 @@ def _degrade(
     steps: list[tuple[SampleSteps, ...]] = []
     with context.progress(str(context.ref), len(missing), "patches") as advance:
         count = sum(map(len, writer.shards))
-        made = _in_order(context.recipe.compute.workers, one, range(count))
+        made = ahead(context.recipe.compute.workers, one, range(count), _AHEAD)
         for shard, samples in enumerate(writer.shards):
             lr: list[np.ndarray] = []
             for result in islice(made, len(samples)):
@@ -138,21 +138,6 @@ def _degrade(
             if lr:
                 writer.write(shard, np.stack(lr))
     return steps
-
-
-def _in_order(workers: int, work: Any, items: Iterable[int]) -> Iterator[Made]:
-    """Results of `work` in the order of `items`; at most `_AHEAD` are made or wait at a time."""
-    remaining = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            waiting = [pool.submit(work, n) for n in islice(remaining, _AHEAD)]
-            waiting.reverse()
-            while waiting:
-                result = waiting.pop().result()
-                waiting[:0] = [pool.submit(work, n) for n in islice(remaining, 1)]
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _how_often(steps: list[tuple[SampleSteps, ...]]) -> str:

@@ -6,14 +6,11 @@ Decoding is bronze's and `sr_assets.pictures`' business, what LR looks like is g
 from __future__ import annotations
 
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
+from sr_assets.ahead import ahead
 from sr_assets.assets.bronze import KEY as BRONZE
 from sr_assets.assets.bronze import load_images, read_image
 from sr_assets.assets.overlap import KEY as OVERLAP
@@ -31,8 +28,6 @@ from sr_assets.stores.patches import TRAIN, PatchWriter
 KEY = "silver/patches"
 
 _NAMES_SHOWN = 20
-_T = TypeVar("_T")
-_R = TypeVar("_R")
 
 
 def stages(recipe: Recipe) -> list[Stage]:
@@ -126,7 +121,7 @@ def _with_detail(
     if not file.exists():
         measured = {}
         with context.progress(f"detail of {context.ref}", len(training)) as advance:
-            work = _ahead(context.recipe.compute.workers, measure, training)
+            work = ahead(context.recipe.compute.workers, measure, training)
             for i, values in zip(training, work, strict=True):
                 measured[rows[i].path] = values
                 advance(1)
@@ -174,7 +169,7 @@ def _cut(
     total = sum(len(writer.shards[s]) for s in open_shards)
     hr = np.empty((step, size, size, 3), np.uint8)
     with context.progress(str(context.ref), total, "patches") as advance:
-        images = _ahead(context.recipe.compute.workers, decode, needed)
+        images = ahead(context.recipe.compute.workers, decode, needed)
         for i, pixels in zip(needed, images, strict=True):
             first = int(ends[i]) - len(corners[i])
             for n, patch in enumerate(patches_at(pixels, corners[i], size), start=first):
@@ -196,18 +191,3 @@ def _pixels(context: StageContext, bronze: Output, row: ManifestRow) -> Pixels:
             f"{row.width}x{row.height}; run `srd build {BRONZE}`"
         )
     return pixels
-
-
-def _ahead(workers: int, work: Callable[[_T], _R], items: Iterable[_T]) -> Iterator[_R]:
-    """Results of `work` in the order of `items`; at most `workers` are made or wait at a time."""
-    waiting: deque[Future[_R]] = deque()
-    remaining = iter(items)
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            waiting.extend(pool.submit(work, item) for item in islice(remaining, workers))
-            while waiting:
-                result = waiting.popleft().result()
-                waiting.extend(pool.submit(work, item) for item in islice(remaining, 1))
-                yield result
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from upath import UPath
 
+from sr_assets.ahead import ahead
 from sr_assets.assets import silver
 from sr_assets.assets.overlap import Overlap
 from sr_assets.assets.patch_grid import detail, grid, held_out
@@ -269,7 +270,7 @@ def test_decoding_ahead_keeps_the_order_and_its_bound() -> None:
         started.append(n)
         return n * n
 
-    for taken, result in enumerate(silver._ahead(3, work, range(30))):
+    for taken, result in enumerate(ahead(3, work, range(30))):
         assert result == taken * taken
         assert len(started) <= taken + 1 + 3
 
