@@ -133,7 +133,7 @@ class OutputFolder:
                 timings): it does not enter the data version.
         """
         target = self._target(name)
-        temporary = target.with_name(f"{target.name}.{threading.get_ident()}.tmp")
+        temporary = target.with_name(f".{threading.get_ident()}.tmp")  # the name may be long
         with temporary.open("wb") as file:
             file.write(data)
             file.flush()
@@ -155,7 +155,7 @@ class OutputFolder:
         once, to be hashed.
         """
         target = self._target(name)
-        temporary = target.with_name(f"{target.name}.{threading.get_ident()}.tmp")
+        temporary = target.with_name(f".{threading.get_ident()}.tmp")  # the name may be long
         temporary.unlink(missing_ok=True)
         linked = False
         if is_local(UPath(source)):

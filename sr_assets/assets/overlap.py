@@ -15,7 +15,7 @@ import numpy as np
 
 from sr_assets.assets.bronze import KEY as BRONZE
 from sr_assets.assets.bronze import load_images
-from sr_assets.likeness import SIDE, Luma, near_copies
+from sr_assets.likeness import MOST_DISTANCE, SIDE, Luma, near_copies
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.report.markdown import plain, table, visible
@@ -77,7 +77,10 @@ def stages(recipe: Recipe) -> list[Stage]:
             modules=("sr_assets.assets.overlap",),
             partitions="dataset",
             inputs=dataset_and_benchmarks,
-            settings={"benchmarks": list(recipe.benchmarks)},
+            settings={
+                "benchmarks": list(recipe.benchmarks),
+                "bronze.near_copy": recipe.bronze.near_copy,
+            },
         ),
     ]
 
@@ -95,9 +98,16 @@ def load_overlap(output: Output) -> list[Overlap]:
 
 
 def find_overlap(
-    rows: Sequence[ManifestRow], benchmarks: dict[str, Sequence[ManifestRow]]
+    rows: Sequence[ManifestRow],
+    benchmarks: dict[str, Sequence[ManifestRow]],
+    near_copy: float = MOST_DISTANCE,
 ) -> list[Overlap]:
     """Compares a dataset with benchmarks, by name; all rows are of images that are ok.
+
+    Args:
+        rows: of the dataset.
+        benchmarks: rows of each.
+        near_copy: largest distance of a near copy; 0 finds equal files only.
 
     Returns:
         Every pair, sorted.
@@ -109,9 +119,10 @@ def find_overlap(
         for row in rows:
             if (same := by_digest.get(row.sha256)) is not None:
                 found.append(Overlap(row.path, benchmark, same.path, "equal", 0.0))
-        for match in near_copies(lumas, [_luma(image) for image in images]):
+        near = near_copies(lumas, [_luma(image) for image in images]) if near_copy else []
+        for match in near:
             row, image = rows[match.first], images[match.second]
-            if row.sha256 != image.sha256:
+            if row.sha256 != image.sha256 and match.distance <= near_copy:
                 found.append(Overlap(row.path, benchmark, image.path, "near", match.distance))
     return sorted(found)
 
@@ -133,7 +144,7 @@ def _compare(context: StageContext) -> dict[str, Any]:
         benchmark: load_images(together, f"{benchmark}/manifest.parquet")
         for benchmark in context.recipe.benchmarks
     }
-    found = find_overlap(rows, benchmarks)
+    found = find_overlap(rows, benchmarks, context.recipe.bronze.near_copy)
     for one in found[:_SHOWN]:
         context.log(f"quarantined {visible(str(one))}")
     context.output.write_json(_LIST, [asdict(one) for one in found])

@@ -32,9 +32,15 @@ def with_own_lr(
         context: of the run.
     """
     files = {file.shown: file for file in found.files}
-    hr = [row.path for row in rows if row.ok]
-    matched = match(hr, (path for path, file in files.items() if not file.problem))
-    wanted = [(row, files[matched.pairs[row.path]]) for row in rows if row.path in matched.pairs]
+    # HR in quarantine is matched too, so that its LR does not go to another of the same name.
+    matched = match(
+        (row.path for row in rows), (path for path, file in files.items() if not file.problem)
+    )
+    wanted = [
+        (row, files[matched.pairs[row.path]])
+        for row in rows
+        if row.ok and row.path in matched.pairs
+    ]
     intake = Intake(context.output, context.recipe.bronze.max_megapixels, FOLDER)
     with (
         ThreadPoolExecutor(context.recipe.compute.workers) as pool,
@@ -52,12 +58,19 @@ def with_own_lr(
             raise
     reasons = matched.hr_problems
     ended = [
-        _refused(row, reasons[row.path]) if row.path in reasons else paired.get(row.path, row)
+        _refused(row, reasons[row.path])
+        if row.ok and row.path in reasons
+        else paired.get(row.path, row)
         for row in rows
     ]
     _sweep(context, ended)
     refused = {path: file.problem for path, file in files.items() if file.problem}
-    return [*ended, *_left_over({**matched.lr_problems, **refused})]
+    alone = {
+        matched.pairs[row.path]: f"its HR {visible(row.path)} is in quarantine"
+        for row in rows
+        if not row.ok and row.path in matched.pairs
+    }
+    return [*ended, *_left_over({**matched.lr_problems, **alone, **refused})]
 
 
 def _paired(hr: ManifestRow, lr: ManifestRow, scale: int) -> ManifestRow:

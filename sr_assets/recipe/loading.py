@@ -103,12 +103,16 @@ def _plain(loc: Loc) -> Loc:
     kinds = {"plain", "gate", "fusion", "student", "folder", "builtin", "file", "hub"}
     kinds |= {"archive", "url_list", "preset", "composed"}
     steps = {"blur", "resize", "noise", "jpeg", "webp", "sinc", "shuffle"}
-    return tuple(
-        p
-        for i, p in enumerate(loc)
-        if not (p in kinds and i >= 2 and loc[i - 1] != "datasets")
-        and not (p in steps and isinstance(loc[i - 1], int))
-    )
+    plain: list[str | int] = []
+    tag_before = False
+    for i, part in enumerate(loc):
+        tag = (part in kinds and i >= 2 and loc[i - 1] != "datasets") or (
+            part in steps and i > 0 and isinstance(loc[i - 1], int)
+        )
+        tag_before = tag and not tag_before  # a field may be called like a tag, as `file` is
+        if not tag_before:
+            plain.append(part)
+    return tuple(plain)
 
 
 def _nearest(loc: Loc) -> str | None:
@@ -124,6 +128,8 @@ def _fields_at(section: Any, loc: Loc) -> list[str]:
             return list(section.model_fields)
         info = section.model_fields.get(str(loc[0]))
         return [] if info is None else _fields_at(info.annotation, loc[1:])
+    if loc and (isinstance(loc[0], int) or loc[0] in ("preset", "composed")):
+        loc = loc[1:]
     options = get_args(section)
     if getattr(section, "__origin__", None) is dict:
         return _fields_at(options[1], loc[1:])

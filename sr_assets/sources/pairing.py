@@ -6,6 +6,7 @@ Whether their sizes agree is judged where they are read (`sr_assets/assets/bronz
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -42,9 +43,9 @@ def match(hr: Iterable[str], lr: Iterable[str]) -> Matched:
     """
     found = Matched()
     left_hr, left_lr = set(hr), set(lr)
-    for whole in (True, False):
-        by_name = _groups(left_lr, whole)
-        for name, owners in _groups(left_hr, whole).items():
+    for whole, marked in ((True, True), (True, False), (False, True), (False, False)):
+        by_name = _groups(left_lr, whole, marked)
+        for name, owners in _groups(left_hr, whole, marked).items():
             partners = by_name.get(name, [])
             if not partners:
                 continue
@@ -64,15 +65,20 @@ def match(hr: Iterable[str], lr: Iterable[str]) -> Matched:
     return found
 
 
-def _groups(paths: Iterable[str], whole: bool) -> dict[str, list[str]]:
+def _groups(paths: Iterable[str], whole: bool, marked: bool) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {}
     for path in sorted(paths):
-        groups.setdefault(_name(path, whole), []).append(path)
+        groups.setdefault(_name(path, whole, marked), []).append(path)
     return groups
 
 
-def _name(path: str, whole: bool) -> str:
-    pure = PurePosixPath(path)
+def _name(path: str, whole: bool, marked: bool) -> str:
+    """What has to be equal: with the folder or without, with the marks of HR, LR and scale or not.
+
+    Names that only seem to end in a mark (`max2`) are equal with it.
+    """
+    pure = PurePosixPath(unicodedata.normalize("NFC", path))
     stem = pure.stem.casefold()
-    stem = _SCALE.sub("", _ROLE.sub("", stem)) or stem
+    if not marked:
+        stem = _SCALE.sub("", _ROLE.sub("", stem)) or stem
     return (pure.parent / stem).as_posix() if whole else stem

@@ -7,8 +7,8 @@ kernel is thin or small. Making kernels and drawing their numbers are not for he
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
 
+from sr_models.degradations.compiled import compiled, inlined
 from sr_models.degradations.separable import separate
 
 #: Largest sum of |difference| between the kernel and what is applied. The differences sum to 0, so
@@ -52,7 +52,7 @@ def convolve(planes: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     return out
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _convolve(planes: np.ndarray, kernel: np.ndarray, out: np.ndarray) -> None:
     taps, ranges, direct_cost = _taps(kernel)
     cost, columns, rows, odd = separate(kernel, _ALLOWANCE, direct_cost)
@@ -62,7 +62,7 @@ def _convolve(planes: np.ndarray, kernel: np.ndarray, out: np.ndarray) -> None:
         _apply_taps(planes, taps, ranges, out)
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _taps(kernel: np.ndarray) -> tuple:
     """The kernel's own taps, less the smallest, for pairs of pixels opposite about the centre.
 
@@ -96,7 +96,7 @@ def _taps(kernel: np.ndarray) -> tuple:
     return taps, ranges, cost
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _smallest(kernel: np.ndarray) -> tuple[float, float]:
     """Size up to which taps may go, and the gain that then restores the kernel's sum."""
     best_limit, best_gain = 0.0, 1.0
@@ -117,7 +117,7 @@ def _smallest(kernel: np.ndarray) -> tuple[float, float]:
         limit *= 1.25
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _apply_terms(
     planes: np.ndarray, columns: np.ndarray, rows: np.ndarray, odd: np.ndarray, out: np.ndarray
 ) -> None:
@@ -145,7 +145,7 @@ def _apply_terms(
                 _add_pairs(target, line, reach_x, reach_x, rows[term], odd[term, 1])
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _apply_taps(planes: np.ndarray, taps: np.ndarray, ranges: np.ndarray, out: np.ndarray) -> None:
     count, height, width = planes.shape
     reach = taps.shape[1] - 1
@@ -170,7 +170,7 @@ def _apply_taps(planes: np.ndarray, taps: np.ndarray, ranges: np.ndarray, out: n
                         _add_pairs(target, pixels, left, right, weights, odd)
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _mirrored(length: int, reach: int) -> np.ndarray:
     """For the places -reach to length + reach - 1: the place inside whose mirror image lies there.
 
@@ -184,7 +184,7 @@ def _mirrored(length: int, reach: int) -> np.ndarray:
     return places
 
 
-@njit(nogil=True, cache=True, fastmath=False, forceinline=True)
+@inlined
 def _continue(line: np.ndarray, places: np.ndarray, reach: int) -> None:
     """Fills `reach` pixels on each side of a line's middle with its mirror image."""
     for step in range(reach):
@@ -197,7 +197,7 @@ def _continue(line: np.ndarray, places: np.ndarray, reach: int) -> None:
 # overlap leaves the loop.
 
 
-@njit(nogil=True, cache=True, fastmath=False, forceinline=True)
+@inlined
 def _fold(out: np.ndarray, plane: np.ndarray, places: np.ndarray, odd: int) -> None:
     """out[k] = the row k above the middle one of `places` plus (odd: minus) the row k below."""
     reach = len(out) - 1
@@ -211,7 +211,7 @@ def _fold(out: np.ndarray, plane: np.ndarray, places: np.ndarray, odd: int) -> N
                 target[x] = above[x] + below[x]
 
 
-@njit(nogil=True, cache=True, fastmath=False, forceinline=True)
+@inlined
 def _add_rows(out: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
     """out += weights @ rows, four rows at a time so that sums stay in registers."""
     fours = len(weights) // 4 * 4
@@ -226,7 +226,7 @@ def _add_rows(out: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> None:
             out[x] += w0 * r0[x]
 
 
-@njit(nogil=True, cache=True, fastmath=False, forceinline=True)
+@inlined
 def _add_pairs(
     out: np.ndarray, pixels: np.ndarray, left: int, right: int, weights: np.ndarray, odd: int
 ) -> None:

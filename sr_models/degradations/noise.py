@@ -12,8 +12,8 @@ from decimal import Decimal, localcontext
 from functools import cache
 
 import numpy as np
-from numba import njit
 
+from sr_models.degradations.compiled import compiled
 from sr_models.degradations.random_words import ULP, fill, rare, seeds_from, uniform
 
 #: Words that are made at a time; they stay in the first-level cache.
@@ -89,7 +89,7 @@ def _layers() -> np.ndarray:
     return np.array([float(width) for width in [*widths, Decimal(0)]])
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _gaussian(
     planes: np.ndarray, sigma: float, grey: bool, seeds: np.ndarray, widths: np.ndarray
 ) -> np.ndarray:
@@ -109,7 +109,7 @@ def _gaussian(
     return noisy
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _normal(seeds: np.ndarray, words: np.ndarray, widths: np.ndarray, normal: np.ndarray) -> None:
     """A standard normal variate for each word, with more words where it falls outside."""
     for i in range(len(words)):
@@ -122,7 +122,7 @@ def _normal(seeds: np.ndarray, words: np.ndarray, widths: np.ndarray, normal: np
         normal[i] = x
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _outside(seeds: np.ndarray, x: float, layer: np.int64, widths: np.ndarray) -> float:
     """The variate when `x` is not in the part of its layer that is wholly under the curve."""
     while True:
@@ -138,7 +138,7 @@ def _outside(seeds: np.ndarray, x: float, layer: np.int64, widths: np.ndarray) -
             return x
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _tail(seeds: np.ndarray, start: float) -> float:
     """A normal variate beyond `start` (Marsaglia 1964)."""
     while True:
@@ -147,7 +147,7 @@ def _tail(seeds: np.ndarray, start: float) -> float:
             return start + beyond
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _poisson(planes: np.ndarray, scale: float, seeds: np.ndarray) -> np.ndarray:
     noisy = np.empty_like(planes)
     values, results = planes.reshape(-1), noisy.reshape(-1)
@@ -159,7 +159,7 @@ def _poisson(planes: np.ndarray, scale: float, seeds: np.ndarray) -> np.ndarray:
     return noisy
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _grey_poisson(planes: np.ndarray, scale: float, seeds: np.ndarray) -> np.ndarray:
     noisy = np.empty_like(planes)
     values, results = planes.reshape(3, -1), noisy.reshape(3, -1)
@@ -178,7 +178,7 @@ def _grey_poisson(planes: np.ndarray, scale: float, seeds: np.ndarray) -> np.nda
     return noisy
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _photons(levels: np.ndarray, scale: float, seeds: np.ndarray, counts: np.ndarray) -> None:
     """A Poisson variate of mean level / 255 * scale for each level, float32 both, in place or not.
 
@@ -212,7 +212,7 @@ def _photons(levels: np.ndarray, scale: float, seeds: np.ndarray, counts: np.nda
             counts[start + i] = firsts[level] + entry
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _few(mean: float, above: float) -> int:
     """Inverse of the upper tail, for any mean: the n with P(N > n) <= above < P(N >= n)."""
     # With m the mean, m - m^2 / 2 <= P(N >= 1) <= m - m^2 / 2 + m^3 / 6 and P(N >= 2) <= m^2 / 2:
@@ -225,14 +225,15 @@ def _few(mean: float, above: float) -> int:
         return 1
     count, tail = 0, -math.expm1(-mean)
     term = 1.0 - tail
-    while above < tail:
+    # Rounding can leave `tail` above the smallest values: what is beyond 2^-60 does not happen.
+    while above < tail and term > 2.0**-60:
         count += 1
         term *= mean / count
         tail -= term
     return count
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _terms(mean: float, terms: np.ndarray) -> tuple[np.int64, np.int64]:
     """Probabilities up to a common factor, by p(k) = p(k - 1) mean / k from the mode both ways.
 
@@ -257,7 +258,7 @@ def _terms(mean: float, terms: np.ndarray) -> tuple[np.int64, np.int64]:
     return first, count
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _accumulate(terms: np.ndarray, cumulative: np.ndarray, guide: np.ndarray) -> None:
     """P(N <= first + k) in units of 2^-63, the last one at the end of all, and where to start.
 

@@ -6,7 +6,8 @@ Planes are what the degradations work on; colour spaces are not for here.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sr_models.degradations.compiled import compiled
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:
@@ -15,7 +16,7 @@ def to_planes(pixels: np.ndarray) -> np.ndarray:
     return planes
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def to_pixels(planes: np.ndarray) -> np.ndarray:
     """Rounds half up and clips: float32 [3, H, W] of any finite range -> uint8 [H, W, 3]."""
     height, width = planes.shape[1:]
@@ -28,7 +29,7 @@ def to_pixels(planes: np.ndarray) -> np.ndarray:
     return pixels
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _separated(pixels: np.ndarray) -> np.ndarray:
     height, width = pixels.shape[:2]
     planes = np.empty((3, height, width), np.float32)
@@ -41,7 +42,7 @@ def _separated(pixels: np.ndarray) -> np.ndarray:
     return planes
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _level(value: np.float32) -> np.int32:
     # Adding 0.5 to a float32 just below a half would round it up, hence the comparison.
     clipped = np.float32(min(max(value, np.float32(0.0)), np.float32(255.0)))

@@ -7,7 +7,8 @@ made of the words in `noise.py`.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sr_models.degradations.compiled import compiled
 
 #: xoshiro256++ generators that run side by side, for the vector units; the last one is for the
 #: draws that are rarely needed.
@@ -21,7 +22,7 @@ def seeds_from(generator: np.random.Generator) -> np.ndarray:
     return generator.bit_generator.random_raw(4 * _LANES).reshape(4, _LANES)
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def fill(seeds: np.ndarray, words: np.ndarray) -> None:
     """Words of all lanes but the last, in turn: xoshiro256++ (Blackman and Vigna 2021)."""
     a, b, c, d = seeds[0], seeds[1], seeds[2], seeds[3]
@@ -33,7 +34,7 @@ def fill(seeds: np.ndarray, words: np.ndarray) -> None:
             )
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def rare(seeds: np.ndarray) -> np.uint64:
     """A word of the last lane."""
     a, b, c, d = seeds[0], seeds[1], seeds[2], seeds[3]
@@ -41,7 +42,7 @@ def rare(seeds: np.ndarray) -> np.uint64:
     return word
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _next(
     a: np.uint64, b: np.uint64, c: np.uint64, d: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64, np.uint64]:
@@ -54,7 +55,7 @@ def _next(
     return word, a, b, c, (d << np.uint64(45)) | (d >> np.uint64(19))
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def uniform(seeds: np.ndarray) -> float:
     """In (0, 1), from the last lane."""
     return (np.int64(rare(seeds) >> np.uint64(11)) + 0.5) * ULP

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
+
+from sr_models.degradations.compiled import compiled
 
 #: Names of the methods.
 METHODS = ("nearest", "bilinear", "bicubic", "area", "lanczos")
@@ -55,7 +56,7 @@ def resize(planes: np.ndarray, height: int, width: int, method: str) -> np.ndarr
     return resized
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _resize(planes: np.ndarray, height: int, width: int, method: int) -> np.ndarray:
     rows, row_weights = _taps(planes.shape[1], height, method)
     columns, column_weights = _taps(planes.shape[2], width, method)
@@ -80,7 +81,7 @@ def _resize(planes: np.ndarray, height: int, width: int, method: int) -> np.ndar
     return resized
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _taps(length: int, out: int, method: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of `length` pixels make each of `out` pixels, and how much: int64, float32 [taps, out].
 
@@ -132,7 +133,7 @@ def _taps(length: int, out: int, method: int) -> tuple[np.ndarray, np.ndarray]:
     return pixels, weights
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _kernel(offset: float, method: int) -> float:
     """Weight of a pixel at `offset` pixels from the sample's centre, up to a factor for the row."""
     t = abs(offset)
@@ -149,7 +150,7 @@ def _kernel(offset: float, method: int) -> float:
     return math.sin(math.pi * t) * math.sin(math.pi * t / 4.0) / (math.pi * math.pi * t * t / 4.0)
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _along_rows(
     plane: np.ndarray, pixels: np.ndarray, weights: np.ndarray, mixed: np.ndarray
 ) -> None:
@@ -169,7 +170,7 @@ def _along_rows(
                 row[x] += weight * (one[x] - base[x]) + other_weight * (other[x] - base[x])
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _transpose(plane: np.ndarray, turned: np.ndarray) -> None:
     height, width = plane.shape
     whole_y, whole_x = height - height % _SQUARE, width - width % _SQUARE

@@ -7,7 +7,8 @@ machine gets the same terms; running them over a picture is not for here.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from sr_models.degradations.compiled import compiled
 
 #: Sweeps of Jacobi rotations; the error is measured afterwards, so that they need not converge.
 _SWEEPS = 12
@@ -15,7 +16,7 @@ _SWEEPS = 12
 _ORTHOGONAL = 1e-6
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def separate(kernel: np.ndarray, allowance: float, limit: float) -> tuple:
     """Sum of terms column x row within `allowance` of the kernel, if it costs less than `limit`.
 
@@ -66,7 +67,7 @@ def separate(kernel: np.ndarray, allowance: float, limit: float) -> tuple:
     return best_cost, halves_y, halves_x, odd[:best_terms]
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def cost(odd: np.ndarray, terms: int, reach_y: int, reach_x: int) -> float:
     """Additions and multiplications a pixel: rows folded once a parity, then two passes a term."""
     odd_columns = 0
@@ -76,7 +77,7 @@ def cost(odd: np.ndarray, terms: int, reach_y: int, reach_x: int) -> float:
     return folds * (reach_y + 1.0) + terms * (2.0 * (reach_y + 1) + 3.0 * (reach_x + 1))
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _parities(kernel: np.ndarray) -> np.ndarray:
     """[2, 2, reach + 1, reach + 1]: the parts even (0) or odd (1) in y and x, for y, x >= 0."""
     reach = kernel.shape[0] // 2
@@ -94,7 +95,7 @@ def _parities(kernel: np.ndarray) -> np.ndarray:
     return parts
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _singular_vectors(parts: np.ndarray) -> tuple:
     """Left singular vectors times values, [4, reach + 1, reach + 1], and the squared values [all].
 
@@ -115,12 +116,12 @@ def _singular_vectors(parts: np.ndarray) -> tuple:
     return vectors, norms
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _weight(place: int) -> float:
     return np.sqrt(2.0) if place > 0 else 1.0
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _set_factors(
     column: np.ndarray,
     row: np.ndarray,
@@ -143,7 +144,7 @@ def _set_factors(
         row[x] = total / _dot(vector, vector)
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _orthogonalise(vectors: np.ndarray) -> None:
     """One-sided Jacobi: turns pairs of rows until all are orthogonal, the longer one first."""
     for _ in range(_SWEEPS):
@@ -169,7 +170,7 @@ def _orthogonalise(vectors: np.ndarray) -> None:
             break
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _dot(a: np.ndarray, b: np.ndarray) -> float:
     total = 0.0
     for index in range(len(a)):
@@ -177,7 +178,7 @@ def _dot(a: np.ndarray, b: np.ndarray) -> float:
     return total
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _add_outer(kernel: np.ndarray, column: np.ndarray, row: np.ndarray, odd: np.ndarray) -> None:
     """Adds column x row to the kernel, both continued to negative places by their parity."""
     reach = len(row) - 1
@@ -194,7 +195,7 @@ def _add_outer(kernel: np.ndarray, column: np.ndarray, row: np.ndarray, odd: np.
                 kernel[reach - y, reach - x] += sign_y * sign_x * value
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _trimmed(
     kernel: np.ndarray, approximation: np.ndarray, allowance: float
 ) -> tuple[int, int, float]:
@@ -213,7 +214,7 @@ def _trimmed(
     return reach_y, reach_x, gain
 
 
-@njit(nogil=True, cache=True, fastmath=False)
+@compiled
 def _misfit(
     kernel: np.ndarray, approximation: np.ndarray, reach_y: int, reach_x: int
 ) -> tuple[float, float]:

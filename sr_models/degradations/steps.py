@@ -6,6 +6,7 @@ Drawing is `drawing.py`, doing it to pixels `second_order.py`, ready-made proces
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -14,6 +15,10 @@ BlurKernel = Literal["isotropic", "anisotropic", "generalised", "plateau"]
 ResizeMethod = Literal["nearest", "bilinear", "bicubic", "area", "lanczos"]
 NoiseKind = Literal["gaussian", "poisson"]
 Subsampling = Literal["4:4:4", "4:2:2", "4:2:0"]
+
+
+#: Most that the resizes of a process may enlarge together.
+_LARGEST = 8.0
 
 
 def _ordered(pair: tuple[float, float]) -> tuple[float, float]:
@@ -191,4 +196,11 @@ class Process(_Step):
                     f"steps.{i}: a resize after the one to the size of LR, or a second such one in "
                     "a shuffle: leave it out"
                 )
+        factors = [s.factor for s in self.leaves() if isinstance(s, Resize) and s.factor]
+        grown = prod(max(1.0, high) for _, high in factors)
+        if grown > _LARGEST:
+            raise ValueError(
+                f"steps: resizes may enlarge a picture {grown:g} times together, more than "
+                f"{_LARGEST:g}: lower the upper ends of `factor`"
+            )
         return self

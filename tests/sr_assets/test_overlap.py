@@ -148,6 +148,14 @@ def test_equal_and_near_are_told_apart() -> None:
     assert find_overlap(rows, {}) == [] == find_overlap([], benchmarks)
 
 
+def test_near_copies_can_be_let_through_and_equal_files_cannot() -> None:
+    picture = np.asarray(scene(1))
+    rows = [row("near.png", picture, "a"), row("same.png", picture, "b")]
+    bench = {"bench": [row("b.png", picture, "b")]}
+    assert {o.kind for o in find_overlap(rows, bench)} == {"near", "equal"}
+    assert [o.path for o in find_overlap(rows, bench, near_copy=0)] == ["same.png"]
+
+
 # ---------------------------------------------------------------- as part of the graph
 
 

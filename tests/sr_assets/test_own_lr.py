@@ -137,6 +137,17 @@ def test_pairs_that_are_none_are_named_and_the_rest_goes_on(project: Project) ->
     assert kept == {f"files/{n}.png" for n in good} | {f"lr/X2/{n}x2.png" for n in good}
 
 
+def test_lr_of_hr_in_quarantine_goes_to_no_other(project: Project) -> None:
+    (project.folder / "hr" / "a").mkdir()
+    (project.folder / "hr" / "a" / "same.png").write_bytes(b"no picture")
+    save(project.folder / "hr" / "b" / "same.png", noise(30, 40, 40))
+    save(project.folder / "lr" / "a" / "same.png", noise(31, 20, 20))
+    project.build("gold/pairs")
+    rows = project.rows()
+    assert rows["b/same.png"].reason == "no LR is named like b/same.png"
+    assert rows["(LR) a/same.png"].reason == "its HR a/same.png is in quarantine"
+
+
 def test_a_benchmark_is_measured_on_its_own_lr(project: Project) -> None:
     project.build("evaluation/baselines")
     baselines = project.output("evaluation/baselines", "bench")

@@ -44,6 +44,15 @@ def test_folders_tell_equal_names_apart() -> None:
     assert found.pairs == {"a/1.png": "a/1x4.png", "b/1.png": "b/1x4.png"}
 
 
+def test_what_only_seems_to_be_a_mark_is_part_of_the_name() -> None:
+    for names in (["max2.png", "max3.png"], ["rela.png", "relax2.png"], ["bo.png", "box2.png"]):
+        assert match(names, names).pairs == {name: name for name in names}
+
+
+def test_names_are_equal_however_their_letters_are_written() -> None:
+    assert match(["caf\u00e9.png"], ["cafe\u0301x4.png"]).pairs
+
+
 def test_two_of_one_name_are_named_with_the_mend() -> None:
     found = match(["1.png", "1_HR.png"], ["1x4.png"])
     said = "HR 1.png, 1_HR.png and LR 1x4.png have one name: rename them so that each HR has one LR"

@@ -199,3 +199,19 @@ def test_generated_pages_are_up_to_date(tmp_path: Path) -> None:
         assert (docs / name).read_text() == (tmp_path / name).read_text(), (
             f"docs/{name} is old: python -m sr_assets.recipe.reference docs"
         )
+
+
+def test_fields_of_degradation_steps_are_named_with_line_and_mend(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(
+        "name: t\ndatasets: {a: {source: {kind: folder, path: x}}}\n"
+        "experts:\n  x: {source: {kind: hub, repo: a/b, file: 5}}\n"
+        "gold:\n  degradation:\n    steps:\n      - {kind: resize}\n"
+        "      - {kind: blur, isotropc_sigma: [1, 2]}\n"
+    )
+    with pytest.raises(RecipeError) as error:
+        load_recipe(file)
+    lines = str(error.value).splitlines()
+    field = "gold.degradation.steps.1.isotropc_sigma"
+    assert f"{file}:9: unknown field {field}: did you mean `isotropic_sigma`?" in lines
+    assert any(line.startswith(f"{file}:4: experts.x.source.file: ") for line in lines)

@@ -121,6 +121,7 @@ def test_light_is_lighter() -> None:
             [{"kind": "shuffle", "steps": [{"kind": "resize"}, {"kind": "jpeg"}]}],
             "0 of them resize to the size of LR",
         ),
+        ([{"kind": "resize", "factor": [1, 4]}] * 2 + [{"kind": "resize"}], "16 times together"),
         ([{"kind": "resize"}, {"kind": "blur", "size": [8, 21]}], "kernel sizes are odd"),
         ([{"kind": "resize"}, {"kind": "blur", "size": [21, 7]}], "begins above its end"),
         ([{"kind": "resize"}, {"kind": "jpeg", "quality": [0, 50]}], "greater than or equal to 1"),
