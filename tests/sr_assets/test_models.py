@@ -151,13 +151,13 @@ def test_a_killed_cache_keeps_its_shards(outputs: Outputs, monkeypatch: pytest.M
     with pytest.raises(KilledError):
         outputs.run(stage, recipe, "killed", "photos", advanced=killed_after(5, []))
     upscaled: list[int] = []
-    original = model_cache._pictures
+    original = model_cache.pictures_of
 
-    def counted(*args: Any) -> Iterator[np.ndarray]:
+    def counted(*args: Any) -> Iterator[torch.Tensor]:
         upscaled.append(len(args[-1]))
         return original(*args)
 
-    monkeypatch.setattr(model_cache, "_pictures", counted)
+    monkeypatch.setattr(model_cache, "pictures_of", counted)
     resumed = outputs.run(stage, recipe, "killed", "photos")
     assert upscaled == [5, 2]  # of 12 patches, the first five were there
     assert resumed.data_version == undisturbed.data_version
