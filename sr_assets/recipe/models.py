@@ -30,6 +30,13 @@ class Bronze(Strict):
     max_megapixels: float = Field(
         120.0, gt=0, description="Larger images are quarantined before they are decoded."
     )
+    near_copy: float = Field(
+        0.15,
+        ge=0,
+        le=0.15,
+        description="Images this near to one of a benchmark are not trained on; 0 leaves out equal "
+        "files only, for drawings and slides, which are all alike (docs/images.md).",
+    )
 
 
 class Silver(Strict):
