@@ -106,15 +106,22 @@ def compare(
 ) -> None:
     """Reduces INPUT, enlarges it with bicubic and each MODEL, and shows them side by side.
 
-    Example: srd compare photo.png fusion student -o compare.png
+    A MODEL is a release or any file of weights that spandrel loads. An output .html is one page
+    with slider, crops and error maps; its INPUT may be a folder of pictures.
+
+    Example: srd compare photos/ fusion weights.pth -o compare.html
     """
     from sr_assets.compare import compare_files
+    from sr_assets.compare_page import compare_on_page
 
-    report = compare_files(
-        input_path, models, output,
-        root=_root(recipe_name), device=device, tile=tile, halo=halo,
-    )  # fmt: skip
-    rows = [dataclasses.asdict(row) for row in report.rows]
+    given: dict[str, Any] = {
+        "root": _root(recipe_name), "device": device, "tile": tile, "halo": halo,
+    }  # fmt: skip
+    if output.suffix.lower() == ".html":
+        measured = compare_on_page(input_path, models, output, **given)
+    else:
+        measured = compare_files(input_path, models, output, **given).rows
+    rows = [dataclasses.asdict(row) for row in measured]
     for row in rows:  # JSON has no infinity: a picture equal to the original has no PSNR
         row["psnr_y"] = row["psnr_y"] if math.isfinite(row["psnr_y"]) else None
     if as_json:
@@ -126,7 +133,7 @@ def compare(
         value = row["psnr_y"]
         psnr = "identical" if value is None else f"{value:9.2f}"
         click.echo(f"{row['name']:{width}}  {psnr}  {row['ssim_y']:.4f}")
-    click.echo(f"picture: {output}")
+    click.echo(f"written: {output}")
 
 
 @click.command()

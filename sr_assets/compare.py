@@ -1,13 +1,14 @@
-"""Models side by side on one picture: a labelled PNG and the numbers beneath it.
+"""Models side by side on one picture: a labelled picture and the numbers beneath it.
 
-The input is taken for HR: it is reduced by the convention of the reports and enlarged again.
+The input is taken for HR: it is reduced by the convention of the reports and enlarged again. The
+page of several pictures is `compare_page.py`.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,13 +16,15 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from upath import UPath
 
+from sr_assets.evaluation.results import BICUBIC, smallest_side
 from sr_assets.lineage.stage import StageError
-from sr_assets.model_lookup import load_upscaler
+from sr_assets.model_lookup import Upscaler, load_upscaler
 from sr_assets.pictures import BadImage, Pixels, decode_rgb
 from sr_assets.upscale import upscale_picture, write_picture
 
 _BAR = 22  # px of a label above its panel
 _GAP = 4  # px between panels
+_RESERVED = (BICUBIC, "hr", "lr")
 
 
 @dataclass(frozen=True)
@@ -78,48 +81,82 @@ def compare_files(
     Raises:
         StageError: the picture or a model is wrong, or scales differ.
     """
-    import torch
+    from sr_models.metrics.images import colour_offset, psnr_y, ssim_y
 
-    from sr_models.degradations.bicubic import downscale_uint8, upscale
-    from sr_models.metrics.images import colour_offset, psnr_y, ssim_y, to_uint8
-
-    if not models:
-        raise StageError("name at least one model")
-    upscalers = [load_upscaler(model, root, device) for model in models]
-    scale = upscalers[0].scale
-    for upscaler in upscalers:
-        if upscaler.scale != scale:
-            raise StageError(
-                f"{upscaler.name} enlarges {upscaler.scale} times and {upscalers[0].name} {scale}: "
-                "compare models of one scale"
-            )
-    hr = _read(input, scale, max_megapixels)
-    lr = downscale_uint8(hr, scale)
-    pictures, seconds = [], []
-    started = time.monotonic()
-    planes = torch.from_numpy(lr.transpose(2, 0, 1).astype(np.float32) / 255)[None]
-    pictures.append(to_uint8(upscale(planes, scale))[0])
-    seconds.append(time.monotonic() - started)
-    for upscaler in upscalers:
-        started = time.monotonic()
-        try:
-            pictures.append(upscale_picture(upscaler, lr, tile, halo))
-        except (ValueError, ArithmeticError, RuntimeError) as error:
-            raise StageError(f"{upscaler.name} on {input}: {error}") from error
-        seconds.append(time.monotonic() - started)
-    names = ["bicubic", *(upscaler.name for upscaler in upscalers)]
+    upscalers = load_upscalers(models, root, device)
+    scale = next(iter(upscalers.values())).scale
+    hr = read_hr(input, scale, max_megapixels)
+    _, pictures = enlarge(input, hr, upscalers, tile, halo)
     rows = tuple(
         CompareRow(name, psnr_y(sr, hr, scale), ssim_y(sr, hr, scale), colour_offset(sr, hr), time_)
-        for name, sr, time_ in zip(names, pictures, seconds, strict=True)
+        for name, (sr, time_) in pictures.items()
     )
     labels = ["HR", *(f"{row.name}  {_decibels(row.psnr_y)}" for row in rows)]
-    write_picture(_sheet(labels, [hr, *pictures], panel), output)
+    write_picture(_sheet(labels, [hr, *(sr for sr, _ in pictures.values())], panel), output)
     return CompareReport(output, scale, hr.shape[1], hr.shape[0], rows)
 
 
-def _read(path: Path, scale: int, max_megapixels: float) -> Pixels:
-    from sr_assets.evaluation.results import smallest_side
+def load_upscalers(
+    models: Sequence[str], root: str | Path | UPath, device: str
+) -> dict[str, Upscaler]:
+    """The networks that `models` name, by a name that no other has, all of one scale.
 
+    Raises:
+        StageError: there is none, one cannot be loaded, or scales differ.
+    """
+    if not models:
+        raise StageError("name at least one model")
+    found: dict[str, Upscaler] = {}
+    for model in models:
+        upscaler = load_upscaler(model, root, device)
+        first = next(iter(found.values()), upscaler)
+        if upscaler.scale != first.scale:
+            raise StageError(
+                f"{upscaler.name} enlarges {upscaler.scale} times and {first.name} {first.scale}: "
+                "compare models of one scale"
+            )
+        name, number = upscaler.name, 1
+        while name in (*found, *_RESERVED):
+            number += 1
+            name = f"{upscaler.name} ({number})"
+        found[name] = upscaler
+    return found
+
+
+def enlarge(
+    path: Path, hr: Pixels, upscalers: Mapping[str, Upscaler], tile: int, halo: int
+) -> tuple[Pixels, dict[str, tuple[Pixels, float]]]:
+    """LR of `hr`, and by name what bicubic and each network make of it, with the seconds it took.
+
+    Raises:
+        StageError: a network fails on the picture.
+    """
+    import torch
+
+    from sr_models.degradations.bicubic import downscale_uint8, upscale
+    from sr_models.metrics.images import to_uint8
+
+    scale = next(iter(upscalers.values())).scale
+    lr = downscale_uint8(hr, scale)
+    started = time.monotonic()
+    planes = torch.from_numpy(lr.transpose(2, 0, 1).astype(np.float32) / 255)[None]
+    found = {BICUBIC: (to_uint8(upscale(planes, scale))[0], time.monotonic() - started)}
+    for name, upscaler in upscalers.items():
+        started = time.monotonic()
+        try:
+            picture = upscale_picture(upscaler, lr, tile, halo)
+        except (ValueError, ArithmeticError, RuntimeError) as error:
+            raise StageError(f"{name} on {path}: {error}") from error
+        found[name] = (picture, time.monotonic() - started)
+    return lr, found
+
+
+def read_hr(path: Path, scale: int, max_megapixels: float) -> Pixels:
+    """A picture, cropped to a multiple of the scale.
+
+    Raises:
+        StageError: it is missing, broken, too large or too small to be measured.
+    """
     try:
         hr = decode_rgb(path.read_bytes(), max_megapixels)
     except FileNotFoundError as error:

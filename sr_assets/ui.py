@@ -13,13 +13,18 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from types import FrameType
 from typing import IO
 
+import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+
+from sr_assets.automation.inbox import inbox_of
+from sr_assets.automation.names import ADDRESS_VARIABLE, AUTOMATION_VARIABLE, INTERRUPTED
 from sr_assets.definitions import RECIPE_VARIABLE
 from sr_assets.graph import build_graph
 from sr_assets.home import dagster_home, open_instance
@@ -28,6 +33,7 @@ from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.loading import load_recipe, shipped_recipes
 
 _HOST = "127.0.0.1"
+_AT_WORK = [s for s in NOT_FINISHED_STATUSES if s is not dg.DagsterRunStatus.QUEUED]
 _CLEAN_END = 10.0  # seconds for the servers to end by themselves, before what is left is killed
 
 
@@ -38,9 +44,11 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
         RecipeError: the recipe cannot be used.
         StageError: the port is taken, or a UI runs already on the same Dagster home.
     """
-    build_graph(load_recipe(recipe_name))  # a mistake is told here, not in a server's stack trace
+    recipe = load_recipe(recipe_name)
+    build_graph(recipe)  # a mistake is told here, not in a server's stack trace
     if recipe_name not in shipped_recipes():
         recipe_name = str(Path(recipe_name).absolute())
+    automation = os.environ.get(AUTOMATION_VARIABLE, "on")
     home = dagster_home()
     address = f"http://{_HOST}:{port}"
     with _only_one(home) as lock, _signals() as asked:
@@ -52,7 +60,12 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
                 *("-w", str(files("sr_assets") / "workspace.yaml"), "-h", _HOST, "-p", str(port)),
                 *("--log-level", "error", "--code-server-log-level", "warning"),
             ],
-            env={**os.environ, RECIPE_VARIABLE: recipe_name},
+            env={
+                **os.environ,
+                RECIPE_VARIABLE: recipe_name,
+                AUTOMATION_VARIABLE: automation,
+                ADDRESS_VARIABLE: address,
+            },
             # Its own group, so that Ctrl-C reaches it once and through us.
             start_new_session=True,
             # The lock lives as long as the daemon, even when this process is killed.
@@ -67,6 +80,11 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
                 if not told and _answers(address):
                     told = True
                     tell(f"The graph is at {address} (Ctrl-C stops it)")
+                    if automation == "on":
+                        tell(
+                            "What is stale is made by itself; folders of images that are put into "
+                            f"{inbox_of(recipe, recipe_name)} become datasets"
+                        )
                 time.sleep(0.2)
             if not asked():
                 return server.returncode or 1
@@ -130,6 +148,8 @@ def _answers(address: str) -> bool:
 
 def _stop(server: subprocess.Popen[bytes], at_once: Callable[[], bool]) -> None:
     """Ends the server and all it started; its runs are cancelled, what they finished stays."""
+    with open_instance() as instance:
+        unfinished = instance.get_runs(filters=dg.RunsFilter(statuses=_AT_WORK))
     if server.poll() is None:
         server.send_signal(signal.SIGINT)
         deadline = time.monotonic() + _CLEAN_END
@@ -142,9 +162,17 @@ def _stop(server: subprocess.Popen[bytes], at_once: Callable[[], bool]) -> None:
             os.killpg(server.pid, signal.SIGKILL)
             server.poll()
             time.sleep(0.1)
-    _end_dead_runs()
+    _end_dead_runs([run.run_id for run in unfinished])
 
 
-def _end_dead_runs() -> None:
+def _end_dead_runs(stopped: Sequence[str] = ()) -> None:
+    """Ends runs without a process, and marks what was stopped with the UI: it is asked for again.
+
+    Args:
+        stopped: runs that were at work when the UI was asked to stop.
+    """
     with open_instance() as instance:
-        bury_dead_runs(instance)
+        for run_id in {*bury_dead_runs(instance), *stopped}:
+            run = instance.get_run_by_id(run_id)
+            if run is not None and run.status is not dg.DagsterRunStatus.SUCCESS:
+                instance.add_run_tags(run_id, {INTERRUPTED: "true"})

@@ -47,6 +47,10 @@ class HubServer:
         """So many requests are answered with 429."""
         self.down = False
         """Whether every request is answered with 503."""
+        self.refusals: dict[str, int] = {}
+        """Words in the path of a request -> the status that it is answered with."""
+        self.signature = ""
+        """Query of the addresses to which requests for large files are sent."""
         self.cut: dict[str, list[int]] = {}
         """Path of a file -> after how many bytes its next transfers end."""
         self.damaged: Counter[str] = Counter()
@@ -106,6 +110,9 @@ class HubServer:
         url = urlsplit(request.path)
         if self.down:
             raise _RefusalError(503)
+        for words, status in self.refusals.items():
+            if words in request.path:
+                raise _RefusalError(status)
         with self._lock:
             if self.busy:
                 self.busy -= 1
@@ -178,7 +185,7 @@ class HubServer:
         digest = hashlib.sha256(data).hexdigest()
         # Another name of this machine: to the client another host, which must not see the token.
         headers |= {
-            "Location": f"http://localhost:{self._port}/store/{digest}",
+            "Location": f"http://localhost:{self._port}/store/{digest}{self.signature}",
             "X-Linked-Etag": f'"{digest}"',
             "X-Linked-Size": str(len(data)),
         }

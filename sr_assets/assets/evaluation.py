@@ -8,6 +8,7 @@ those that measure by kind of damage.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,13 @@ from sr_assets.evaluation.benchmark import lr_modules, lr_settings
 from sr_assets.evaluation.damage_board import damage_keys
 from sr_assets.evaluation.expert_cost import measure_expert_cost
 from sr_assets.evaluation.expert_damage import measure_expert_damage
-from sr_assets.evaluation.experts import evaluate_expert
+from sr_assets.evaluation.experts import evaluate_expert, evaluate_expert_x8
 from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
+from sr_assets.evaluation.measuring import metric_modules, metric_settings
 from sr_assets.evaluation.model_cost import measure_model_cost
 from sr_assets.evaluation.model_damage import measure_model_damage
-from sr_assets.evaluation.models import evaluate_model
+from sr_assets.evaluation.models import evaluate_model, evaluate_model_x8
+from sr_assets.evaluation.self_ensemble import self_ensemble_rows
 from sr_assets.lineage.slices import network_modules
 from sr_assets.lineage.stage import Ref, Stage
 from sr_assets.recipe.models import Recipe
@@ -36,7 +39,8 @@ def stages(recipe: Recipe) -> list[Stage]:
     """Evaluations, costs, controls and the leaderboard; nothing for a recipe without benchmarks.
 
     Raises:
-        StageError: an expert or a model has a name that the report needs.
+        StageError: an expert or a model has a name that the report needs, or the recipe asks for
+            the self-ensemble of one that is not there.
     """
     if not recipe.benchmarks:
         return []
@@ -46,6 +50,7 @@ def stages(recipe: Recipe) -> list[Stage]:
         *(_expert_cost(recipe, name) for name in recipe.experts),
         *(_model(recipe, name) for name in recipe.models),
         *(_model_cost(recipe, name) for name in recipe.models),
+        *(_self_ensemble(recipe, name) for _, name in self_ensemble_rows(recipe).values()),
         *_by_damage(recipe),
         _baselines(recipe),
         _leaderboard(recipe),
@@ -58,7 +63,11 @@ def _expert(recipe: Recipe, name: str) -> Stage:
         description=f"Expert {name} measured on a benchmark, and its pictures.",
         group=f"expert_{name}",
         run=partial(evaluate_expert, name=name),
-        modules=("sr_assets.evaluation.experts", *network_modules(recipe.experts[name])),
+        modules=(
+            "sr_assets.evaluation.experts",
+            *network_modules(recipe.experts[name]),
+            *metric_modules(recipe),
+        ),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
         partition_modules=partial(lr_modules, recipe),
@@ -68,33 +77,51 @@ def _expert(recipe: Recipe, name: str) -> Stage:
             "scale": recipe.scale,
             f"experts.{name}.features": recipe.experts[name].features,
             f"experts.{name}.dtype": recipe.experts[name].dtype,
+            **metric_settings(recipe),
         },
         pool="gpu",
     )
 
 
 def _model(recipe: Recipe, name: str) -> Stage:
-    experts = recipe.experts_of(name)
-
-    def inputs(benchmark: str | None) -> Iterable[Ref]:
-        yield Ref(_BRONZE, benchmark)
-        yield Ref(f"model/{name}/checkpoint")
-        for expert in experts:
-            yield Ref(f"expert/{expert}/evaluation", benchmark)
-
     return Stage(
         key=f"model/{name}/evaluation",
         description=f"Model {name} measured on a benchmark, and its pictures.",
         group=f"model_{name}",
         run=partial(evaluate_model, name=name),
-        modules=("sr_assets.evaluation.models", *network_modules(recipe.models[name])),
+        modules=(
+            "sr_assets.evaluation.models",
+            *network_modules(recipe.models[name]),
+            *metric_modules(recipe),
+        ),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
         partition_modules=partial(lr_modules, recipe),
         partition_settings=partial(lr_settings, recipe),
-        inputs=inputs,
-        settings={"scale": recipe.scale},
+        inputs=partial(_model_inputs, recipe, name),
+        settings={"scale": recipe.scale, **metric_settings(recipe)},
         pool="gpu",
+    )
+
+
+def _model_inputs(recipe: Recipe, name: str, benchmark: str | None) -> Iterator[Ref]:
+    yield Ref(_BRONZE, benchmark)
+    yield Ref(f"model/{name}/checkpoint")
+    for expert in recipe.experts_of(name):
+        yield Ref(f"expert/{expert}/evaluation", benchmark)
+
+
+def _self_ensemble(recipe: Recipe, name: str) -> Stage:
+    """The stage that measures an expert or model like its own, as the mean over eight turns."""
+    if name in recipe.experts:
+        own, run = _expert(recipe, name), partial(evaluate_expert_x8, name=name)
+    else:
+        own, run = _model(recipe, name), partial(evaluate_model_x8, name=name)
+    return replace(
+        own,
+        key=f"{own.key.removesuffix('evaluation')}self_ensemble",
+        description=f"The mean over 8 flips and transposes of {name}, measured on a benchmark.",
+        run=run,
     )
 
 
@@ -213,7 +240,7 @@ def _baselines(recipe: Recipe) -> Stage:
         description=f"The controls, measured on a benchmark: bicubic{mixes}.",
         group="baselines",
         run=evaluate_baselines,
-        modules=("sr_assets.evaluation.baselines",),
+        modules=("sr_assets.evaluation.baselines", *metric_modules(recipe)),
         kinds=frozenset({"image"}),
         partitions="benchmark",
         partition_modules=partial(lr_modules, recipe),
@@ -223,6 +250,7 @@ def _baselines(recipe: Recipe) -> Stage:
             "scale": recipe.scale,
             "experts": list(recipe.experts),
             "datasets": list(recipe.training_datasets()),
+            **metric_settings(recipe),
         },
     )
 
@@ -235,6 +263,7 @@ def _leaderboard(recipe: Recipe) -> Stage:
             yield Ref(BASELINES, benchmark)
             yield from (Ref(f"expert/{name}/evaluation", benchmark) for name in recipe.experts)
             yield from (Ref(f"model/{name}/evaluation", benchmark) for name in recipe.models)
+            yield from (Ref(key, benchmark) for key, _ in self_ensemble_rows(recipe).values())
         yield from (Ref(key) for key in damage_keys(recipe).values())
 
     return Stage(

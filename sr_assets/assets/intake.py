@@ -14,7 +14,7 @@ from typing import Any
 from sr_assets.likeness import luma_of, perceptual_hash
 from sr_assets.lineage.stage import StageError
 from sr_assets.pictures import BadImage, ImageFacts, inspect
-from sr_assets.sources.files import SourceFile
+from sr_assets.sources.files import SourceFile, stamp
 from sr_assets.storage import OutputFolder, hash_file
 from sr_assets.stores.manifest import ManifestRow
 
@@ -32,7 +32,8 @@ class Intake:
     max_megapixels: float
     folder: str = "files"
     """Of the output."""
-    _known: dict[str, ManifestRow] = field(init=False)
+    _known: dict[str, tuple[str, ManifestRow]] = field(init=False)
+    """Shown name -> which file it was, and its row."""
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -48,9 +49,10 @@ class Intake:
         refused = ManifestRow(file.shown, "", None, None, None, 0, "quarantined", file.problem)
         if file.problem:
             return refused
+        identity = _identity(file.path)  # before it is read: a change while it is read shows later
         known = self._known.get(file.shown)
-        if known and self.output.finished(name):
-            return known
+        if known and known[0] == identity and self.output.finished(name):
+            return known[1]
         try:
             facts = inspect(file.path, self.max_megapixels)
         except BadImage as error:
@@ -66,30 +68,43 @@ class Intake:
         except FileNotFoundError:
             raise StageError(f"{file.path} went away while it was read; build again") from None
         row = _row(file.shown, sha256, facts, self.output.files[name]["size"])
-        self._remember(row)
+        self._remember(identity, row)
         return row
 
     @property
     def _journal(self) -> Path:
         return self.output.work / f"{self.folder}.jsonl"
 
-    def _remember(self, row: ManifestRow) -> None:
-        values = {**asdict(row), "luma": row.luma.hex() if row.luma else None}
+    def _remember(self, identity: str, row: ManifestRow) -> None:
+        values = {**asdict(row), "luma": row.luma.hex() if row.luma else None, "of": identity}
         with self._lock, self._journal.open("a") as journal:
             # The line before may have been torn by a kill: this one starts afresh in any case.
             journal.write("\n" + json.dumps(values))
 
-    def _recover(self) -> dict[str, ManifestRow]:
+    def _recover(self) -> dict[str, tuple[str, ManifestRow]]:
         rows = {}
         journal = self._journal
         for line in journal.read_text().splitlines() if journal.exists() else ():
             try:
                 values: dict[str, Any] = json.loads(line)
                 values["luma"] = bytes.fromhex(values["luma"])
-            except ValueError:
+                identity: str = values.pop("of")
+            except (ValueError, KeyError):
                 continue
-            rows[values["path"]] = ManifestRow(**values)
+            rows[values["path"]] = (identity, ManifestRow(**values))
         return rows
+
+
+def _identity(path: Path) -> str:
+    """Tells one source file from another that has taken its name.
+
+    The place is part of it: files of the hub's cache lie under their digest, and two of them can
+    have one size and one time of change.
+    """
+    try:
+        return json.dumps([str(path.resolve()), stamp(path)])
+    except (OSError, RuntimeError):  # a link that goes round in a circle
+        return ""
 
 
 def _row(path: str, sha256: str, facts: ImageFacts, size: int) -> ManifestRow:

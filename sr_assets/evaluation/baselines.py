@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sr_assets.evaluation.benchmark import BenchmarkImage, benchmark_images, read_pair
+from sr_assets.evaluation.measuring import facts, open_further
 from sr_assets.evaluation.pixels import encode_png, to_tensor
 from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, ImageScore, Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
@@ -36,6 +37,7 @@ def evaluate_baselines(context: StageContext) -> dict[str, Any]:
     experts, scale = tuple(context.recipe.experts), context.recipe.scale
     weights = fit_mix(context, experts) if experts else None
     scores: dict[str, list[ImageScore]] = {}
+    further = open_further(context)
     images = benchmark_images(context)
     with context.progress(str(context.ref), len(images)) as advance:
         for image in images:
@@ -45,7 +47,7 @@ def evaluate_baselines(context: StageContext) -> dict[str, Any]:
             for row, sr in _pictures(context, image, lr, experts, weights):
                 file, rounded = f"sr/{image.picture}", to_uint8(sr[0])
                 context.output.write_bytes(f"{row}/{file}", encode_png(rounded))
-                score = measure(image.name, file, rounded, hr, scale)
+                score = measure(image.name, file, rounded, hr, scale, lr, further)
                 scores.setdefault(row, []).append(score)
             advance(1)
     metadata: dict[str, Any] = {"images": len(images)}
@@ -58,7 +60,8 @@ def evaluate_baselines(context: StageContext) -> dict[str, Any]:
         }
         context.output.write_json("convex.json", metadata["convex_weights"])
     for row, found in scores.items():
-        results = Results(row, row, tuple(found), None, notes.get(row, ""))
+        note = notes.get(row, "")
+        results = Results(row, row, tuple(found), None, note, facts=facts(further))
         context.output.write_json(f"{row}/results.json", results.to_json())
         if (psnr := results.mean["psnr_y"]) is not None:
             metadata[f"psnr_y_{row}"] = psnr

@@ -13,6 +13,7 @@ import numpy as np
 
 from sr_assets.assets.bronze import load_images, read_image, read_lr
 from sr_assets.assets.gold import settings_of_degradation
+from sr_assets.evaluation.known_sets import mismatch
 from sr_assets.evaluation.results import picture_names, smallest_side
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.recipe.models import Recipe
@@ -40,10 +41,17 @@ def benchmark_images(context: StageContext) -> list[BenchmarkImage]:
     """The images of the partition that are large enough to be measured, in the order of bronze.
 
     Raises:
-        StageError: there is none.
+        StageError: there is none, or the benchmark has the name of a published one (`known_sets`)
+            but other images.
     """
     side = smallest_side(context.recipe.scale)
     rows = load_images(context.input(_BRONZE, context.partition))
+    wrong = mismatch(context.partition or "", [(row.width or 0, row.height or 0) for row in rows])
+    if wrong:
+        raise StageError(
+            f"benchmarks.{context.partition}: {wrong}: point its source at the HR of the whole "
+            "set, or give what is no published benchmark another name"
+        )
     names = picture_names([row.path for row in rows])
     images = []
     for index, row in enumerate(rows):
@@ -102,11 +110,7 @@ def remember_tiled(context: StageContext, image: BenchmarkImage, tiled: bool) ->
         mark.unlink(missing_ok=True)
 
 
-def was_tiled(context: StageContext, image: BenchmarkImage) -> bool:
-    """What `remember_tiled` noted last."""
-    return (context.output.work / f"tiled-{image.key}").exists()
-
-
-def tiles_note(tiled: int, images: int, tile: int, halo: int) -> str:
-    """What a row says of images that were cut; empty where none was."""
-    return f"tiled {tile}/{halo} px: {tiled} of {images} images" if tiled else ""
+def tiled_images(context: StageContext) -> int:
+    """How many images `remember_tiled` noted."""
+    images = benchmark_images(context)
+    return sum((context.output.work / f"tiled-{image.key}").exists() for image in images)

@@ -90,6 +90,12 @@ def total_cost(parts: Iterable[Cost]) -> Cost | None:
     )
 
 
+def repeated_cost(cost: Cost, times: int) -> Cost:
+    """The cost of a network that runs so many times for one picture."""
+    seconds = None if cost.seconds is None else cost.seconds * times
+    return Cost(cost.parameters, cost.multiply_adds * times, seconds, cost.devices)
+
+
 def devices_of(speeds: Mapping[str, Mapping[str, Any]]) -> str:
     """Where the seconds of a leaderboard's `seconds.json` were taken; empty for none."""
     listed = (device for speed in speeds.values() for device in speed["devices"])

@@ -1,41 +1,40 @@
-"""All rows side by side: the leaderboard, the models' checks, and the pictures of the report.
+"""All rows side by side: the leaderboard and the models' checks.
 
-Measuring is done before; the layout of the page is `report/page.py`. Seconds were measured on some
-machine on some day: they, and the page that shows them, are not content.
+Measuring is done before; the page and its pictures are `board_page.py`. Seconds were measured on
+some machine on some day: they, and the page that shows them, are not content.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from sr_assets.assets.checks import quality_checks, scores_of, teachers_worth
-from sr_assets.evaluation.cost import SECONDS, Cost, devices_of, read_cost, total_cost
-from sr_assets.evaluation.crops import choose_crops
+from sr_assets.evaluation.board_page import BASELINES, board_gallery, write_page
+from sr_assets.evaluation.cost import (
+    SECONDS,
+    Cost,
+    devices_of,
+    read_cost,
+    repeated_cost,
+    total_cost,
+)
 from sr_assets.evaluation.damage_board import damage_board
-from sr_assets.evaluation.pixels import encode_png, read_png
 from sr_assets.evaluation.results import (
     BICUBIC,
     CONVEX,
     MEAN,
-    ImageScore,
     Results,
     Score,
     largest_offset,
-    picture_names,
     results_from_json,
     side_by_side,
 )
+from sr_assets.evaluation.self_ensemble import TURNS, self_ensemble_rows
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.report.numbers import giga, three_figures
-from sr_assets.report.page import render_page
 from sr_assets.storage import Output
-
-_THUMB = 128  # side that holds a thumbnail (px)
-_BASELINES = "evaluation/baselines"
 
 
 def make_leaderboard(context: StageContext) -> dict[str, Any]:
@@ -55,6 +54,8 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
     }
     costs = {name: _costs(context, name) for name in row_names(recipe)}
     rows = [_row(name, found, scores_on, *costs[name]) for name in row_names(recipe)]
+    for name, (_, base) in self_ensemble_rows(recipe).items():
+        next(row for row in rows if row["name"] == name)["self_ensemble_of"] = base
     leaderboard: dict[str, Any] = {"recipe": recipe.name, "scale": recipe.scale, "rows": rows}
     scores = scores_of(leaderboard)
     kinds = {row["name"]: row["kind"] for row in rows}
@@ -68,16 +69,19 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
     ]
     total = sum(len(rows[0].images) for rows in _first_rows(found))
     with context.progress(str(context.ref), total) as advance:
-        gallery = {}
-        for benchmark, results in found.items():
-            gallery[benchmark] = _gallery(context, benchmark, results, advance)
+        gallery = board_gallery(context, found, advance)
+    leaderboard["facts"] = {
+        metric: dict(said)
+        for rows_ in found.values()
+        for results, _, _ in rows_.values()
+        for metric, said in results.facts.items()
+    }
     if damage := damage_board(context):
         leaderboard["damage"] = damage
     context.output.write_json("leaderboard.json", leaderboard)
     speeds = {name: _speed(own, total) for name, (own, total) in costs.items() if total}
     context.output.write_json(SECONDS, speeds, content=False)
-    page = render_page(leaderboard, gallery, speeds)
-    context.output.write_bytes("report.html", page.encode(), content=False)
+    write_page(context, leaderboard, gallery, speeds)
     gains = teachers_worth(leaderboard["checks"])
     for name, said in gains.items():
         context.log(f"{name}: {said['reason']}")
@@ -95,15 +99,26 @@ def make_leaderboard(context: StageContext) -> dict[str, Any]:
 def row_names(recipe: Recipe) -> list[str]:
     """The rows of a recipe's leaderboard: controls, experts, models, in that order.
 
+    The self-ensemble of an expert or model comes right after it.
+
     Raises:
-        StageError: an expert or a model has the name of a control or of an original.
+        StageError: an expert or a model has the name of a control, of an original or of a
+            self-ensemble.
     """
     for section, names in (("experts", recipe.experts), ("models", recipe.models)):
         for name in names:
             if name in (BICUBIC, MEAN, CONVEX, "hr", "lr"):
                 raise StageError(f"{section}.{name}: the report has a row of that name: rename it")
     mixes = [MEAN, CONVEX] if recipe.experts else []
-    return [BICUBIC, *recipe.experts, *mixes, *recipe.models]
+    turned = {name: row for row, (_, name) in self_ensemble_rows(recipe).items()}
+
+    def with_turned(names: Iterable[str]) -> Iterator[str]:
+        for name in names:
+            yield name
+            if name in turned:
+                yield turned[name]
+
+    return [BICUBIC, *with_turned(recipe.experts), *mixes, *with_turned(recipe.models)]
 
 
 def _first_rows(found: Mapping[str, Mapping[str, tuple[Results, Output, str]]]) -> Any:
@@ -114,10 +129,13 @@ def _first_rows(found: Mapping[str, Mapping[str, tuple[Results, Output, str]]]) 
 def _results(context: StageContext, benchmark: str) -> dict[str, tuple[Results, Output, str]]:
     """Row -> its results, the output they are in and the folder inside that output."""
     recipe = context.recipe
-    baselines = context.input(_BASELINES, benchmark)
+    baselines = context.input(BASELINES, benchmark)
+    turned = self_ensemble_rows(recipe)
     found = {}
     for name in row_names(recipe):
-        if name in recipe.experts:
+        if name in turned:
+            output, folder = context.input(turned[name][0], benchmark), ""
+        elif name in recipe.experts:
             output, folder = context.input(f"expert/{name}/evaluation", benchmark), ""
         elif name in recipe.models:
             output, folder = context.input(f"model/{name}/evaluation", benchmark), ""
@@ -134,17 +152,24 @@ def _results(context: StageContext, benchmark: str) -> dict[str, tuple[Results, 
 
 
 def _costs(context: StageContext, name: str) -> tuple[Cost | None, Cost | None]:
-    """What a row costs by itself, and with the experts that it needs."""
+    """What a row costs by itself, and with the experts that it needs.
+
+    The self-ensemble of a fusion turns the experts' pictures: they run once.
+    """
     recipe = context.recipe
+    turned = self_ensemble_rows(recipe)
+    base = turned[name][1] if name in turned else name
     experts: Sequence[str] = ()
     own = None
-    if name in recipe.experts:
-        own = read_cost(context.input(f"expert/{name}/cost"))
-    elif name in recipe.models:
-        own = read_cost(context.input(f"model/{name}/cost"))
-        experts = recipe.experts_of(name)
+    if base in recipe.experts:
+        own = read_cost(context.input(f"expert/{base}/cost"))
+    elif base in recipe.models:
+        own = read_cost(context.input(f"model/{base}/cost"))
+        experts = recipe.experts_of(base)
     elif name in (MEAN, CONVEX):
         experts = tuple(recipe.experts)
+    if own and name in turned:
+        own = repeated_cost(own, TURNS)
     needed = [read_cost(context.input(f"expert/{e}/cost")) for e in dict.fromkeys(experts)]
     return own, total_cost([*filter(None, [own]), *needed])
 
@@ -167,6 +192,7 @@ def _row(
         "multiply_adds": own and own.multiply_adds,
         "total_multiply_adds": total and total.multiply_adds,
         "benchmarks": {b: scores[name] for b, scores in scores_on.items()},
+        "tiled": {b: rows[name][0].tiled for b, rows in found.items() if rows[name][0].tiled},
     }
 
 
@@ -176,88 +202,6 @@ def _speed(own: Cost | None, total: Cost) -> dict[str, Any]:
         "total_seconds": total.seconds,
         "devices": list(total.devices),
     }
-
-
-def _gallery(
-    context: StageContext,
-    benchmark: str,
-    found: Mapping[str, tuple[Results, Output, str]],
-    advance: Any,
-) -> list[dict[str, Any]]:
-    """Copies and cuts the pictures of one benchmark; what `render_page` calls its images."""
-    baselines = context.input(_BASELINES, benchmark)
-    listed = found[BICUBIC][0].images
-    names = picture_names([image.name for image in listed])
-    gallery = []
-    for index, image in enumerate(listed):
-        folder = f"images/{benchmark}/{index:03d}"
-        sources = {
-            "hr": (baselines, f"hr/{names[image.name]}"),
-            "lr": (baselines, f"lr/{names[image.name]}"),
-            **{
-                row: (output, f"{inside}{results.images[index].picture}")
-                for row, (results, output, inside) in found.items()
-            },
-        }
-        for row, (output, file) in sources.items():
-            context.output.take(output.path / file, f"{folder}/{row}.png")
-        pictures = {row: read_png(output, file) for row, (output, file) in sources.items()}
-        scores = {row: results.images[index] for row, (results, _, _) in found.items()}
-        gallery.append(
-            {
-                "name": image.name,
-                "width": image.width,
-                "height": image.height,
-                "hr": f"{folder}/hr.png",
-                "lr": f"{folder}/lr.png",
-                "thumb": _write_thumb(context, folder, pictures["hr"]),
-                "rows": {row: _cell(folder, row, score) for row, score in scores.items()},
-                "crops": _write_crops(context, folder, pictures),
-            }
-        )
-        advance(1)
-    return gallery
-
-
-def _cell(folder: str, row: str, score: ImageScore) -> dict[str, Any]:
-    return {"src": f"{folder}/{row}.png", "psnr_y": score.psnr_y, "ssim_y": score.ssim_y}
-
-
-def _write_thumb(context: StageContext, folder: str, hr: np.ndarray) -> str:
-    from PIL import Image
-
-    thumb = Image.fromarray(hr)
-    thumb.thumbnail((_THUMB, _THUMB), Image.Resampling.LANCZOS)
-    file = f"{folder}/thumb-hr.png"  # no row has a hyphen in its name
-    context.output.write_bytes(file, encode_png(np.asarray(thumb)))
-    return file
-
-
-def _write_crops(
-    context: StageContext, folder: str, pictures: Mapping[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    """Cuts the same squares out of every picture, HR first, and measures each against HR's."""
-    from sr_models.metrics.images import psnr_y
-
-    settings, scale = context.recipe.evaluation, context.recipe.scale
-    networks = [p for row, p in pictures.items() if row not in ("hr", "lr", BICUBIC, MEAN, CONVEX)]
-    compared = networks if len(networks) > 1 else [*networks, pictures[BICUBIC], pictures["hr"]]
-    crops = []
-    for number, (x, y, side) in enumerate(
-        choose_crops(compared, settings.crop_size, settings.crops, scale)
-    ):
-        cells = []
-        original = pictures["hr"][y : y + side, x : x + side]
-        for row, picture in pictures.items():
-            shrink = scale if row == "lr" else 1
-            piece = picture[y // shrink : (y + side) // shrink, x // shrink : (x + side) // shrink]
-            src = f"{folder}/crop{number + 1}-{row}.png"
-            context.output.write_bytes(src, encode_png(np.ascontiguousarray(piece)))
-            measured = row not in ("hr", "lr") and not np.array_equal(piece, original)
-            psnr = psnr_y(piece, original, 0) if measured else None
-            cells.append({"row": row, "src": src, "psnr_y": psnr})
-        crops.append({"x": x, "y": y, "size": side, "cells": cells})
-    return crops
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -31,7 +31,12 @@ def encode_png(picture: np.ndarray) -> bytes:
 
 def read_png(source: Output, name: str) -> np.ndarray:
     """uint8 [H, W, 3] of a PNG that `encode_png` wrote into an output."""
+    return decode_png(source.read_bytes(name))
+
+
+def decode_png(data: bytes) -> np.ndarray:
+    """uint8 [H, W, 3] of what `encode_png` made."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(source.read_bytes(name))) as image:
+    with Image.open(io.BytesIO(data)) as image:
         return np.array(image)

@@ -1,6 +1,6 @@
 """The record of one measured row on one benchmark, and its form as `results.json`.
 
-The convention behind the numbers is `sr_models.metrics.images`; drawing them is `report/`.
+The convention behind the numbers is docs/metrics.md; drawing them is `report/`.
 
 An image that equals its original has no finite PSNR: its `psnr_y` is null, and it is left out of
 the mean PSNR (never of the mean SSIM or offset). A mean over nothing but such images is null too.
@@ -10,18 +10,22 @@ Rows beside one another need means over the same images: see `side_by_side`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from sr_models.metrics.catalogue import Metric
 
 #: Row name of what is measured without a network.
 BICUBIC, MEAN, CONVEX = "bicubic", "mean", "convex"
 
 #: `mean` of a results file: {"psnr_y", "ssim_y", "colour_offset": [r, g, b]}, and the mean of the
-#: offsets' absolute values as "colour_offset_abs". `side_by_side` adds the PSNR-Y of every image:
+#: offsets' absolute values as "colour_offset_abs"; every other metric under "metrics": {name:
+#: mean or None}. `side_by_side` adds the PSNR-Y of every image:
 #: {"images": {name: dB or None}}.
 Score = Mapping[str, Any]
 #: Row name -> benchmark -> its mean score.
@@ -40,6 +44,8 @@ class ImageScore:
     colour_offset: tuple[float, float, float]
     picture: str
     """Path of the measured picture inside the output."""
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    """Every other metric by its name; None where it has no finite value for this image."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,10 @@ class Results:
     parameters: int | None
     """Weights of the network itself; None where there is none."""
     note: str = ""
+    tiled: Mapping[str, Any] | None = None
+    """What tiles cost in accuracy, as `evaluation/tiling.py` says; None where it is not known."""
+    facts: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name of every metric -> its title, unit, direction and range."""
 
     @property
     def mean(self) -> dict[str, Any]:
@@ -64,7 +74,16 @@ class Results:
             "ssim_y": _mean([i.ssim_y for i in self.images]),
             "colour_offset": [_mean(channel) for channel in offsets],
             "colour_offset_abs": [_mean([abs(c) for c in channel]) for channel in offsets],
+            "metrics": self._mean_metrics(),
         }
+
+    def _mean_metrics(self) -> dict[str, float | None]:
+        """Each metric over the images that it has a value for; None where that is none."""
+        found: dict[str, float | None] = {}
+        for name in dict.fromkeys(name for i in self.images for name in i.metrics):
+            values = [v for i in self.images if (v := i.metrics.get(name)) is not None]
+            found[name] = _mean(values) if values else None
+        return found
 
     def to_json(self) -> dict[str, Any]:
         """The content of `results.json`."""
@@ -77,18 +96,23 @@ class Results:
             "note": "; ".join(filter(None, [self.note, said if identical else ""])),
             "images": [{**asdict(i), "colour_offset": list(i.colour_offset)} for i in self.images],
             "mean": self.mean,
+            "tiled": self.tiled,
+            "facts": self.facts,
         }
 
     def metadata(self) -> dict[str, Any]:
         """Numbers for plots and a markdown table of the images."""
         mean = self.mean
-        numbers = {
+        numbers: dict[str, Any] = {
             "ssim_y": mean["ssim_y"],
             "colour_offset_max": largest_offset(mean),
             "images": len(self.images),
         }
-        if mean["psnr_y"] is not None:
-            numbers["psnr_y"] = mean["psnr_y"]
+        for name, value in {"psnr_y": mean["psnr_y"], **mean["metrics"]}.items():
+            if value is not None:
+                numbers[name.replace(":", "_")] = value
+        if self.tiled:
+            numbers["tiled_max_levels"] = self.tiled["max_levels"]
         return {**numbers, "table": {"md": _markdown(self.images)}}
 
 
@@ -98,33 +122,67 @@ def results_from_json(value: Mapping[str, Any]) -> Results:
         ImageScore(**{**image, "colour_offset": tuple(image["colour_offset"])})
         for image in value["images"]
     )
-    return Results(value["name"], value["kind"], images, value["parameters"], value["note"])
+    return Results(
+        value["name"],
+        value["kind"],
+        images,
+        value["parameters"],
+        value["note"],
+        value.get("tiled"),
+        value.get("facts", {}),
+    )
 
 
-def measure(name: str, picture: str, sr: np.ndarray, hr: np.ndarray, scale: int) -> ImageScore:
-    """Measures one picture by the convention: luma, a border of `scale` px left out.
+def measure(
+    name: str,
+    picture: str,
+    sr: np.ndarray,
+    hr: np.ndarray,
+    scale: int,
+    lr: np.ndarray,
+    further: Iterable[Metric] = (),
+) -> ImageScore:
+    """Measures one picture by the convention: a border of `scale` px left out, luma or RGB.
 
     Args:
         name: of the source image.
         picture: path of `sr` inside the output.
         sr, hr: uint8 [H, W, 3].
         scale: upscaling factor.
+        lr: uint8 [h, w, 3] that SR was made from.
+        further: metrics beside those that are always measured.
 
     Raises:
         ValueError: the sizes differ, or a side is shorter than `smallest_side(scale)`.
     """
-    from sr_models.metrics.images import colour_offset, psnr_y, ssim_y
+    from sr_models.metrics.images import (
+        MS_SSIM_SMALLEST,
+        colour_offset,
+        lr_psnr,
+        ms_ssim_y,
+        psnr_rgb,
+        psnr_y,
+        ssim_y,
+    )
 
     height, width = hr.shape[:2]
     psnr = psnr_y(sr, hr, scale)
+    large = min(height, width) - 2 * scale >= MS_SSIM_SMALLEST
+    metrics = {
+        "psnr_rgb": _finite(psnr_rgb(sr, hr, scale)),
+        "ms_ssim": ms_ssim_y(sr, hr, scale) if large else None,
+        "lr_psnr": _finite(lr_psnr(sr, lr, scale)),
+        **{metric.name: _finite(metric.score(sr, hr)) for metric in further},
+    }
     return ImageScore(
         name=name,
         width=width,
         height=height,
-        psnr_y=psnr if math.isfinite(psnr) else None,
+        psnr_y=_finite(psnr),
         ssim_y=ssim_y(sr, hr, scale),
         colour_offset=colour_offset(sr, hr),
         picture=picture,
+        metrics=metrics,
     )
 
 
@@ -186,6 +244,10 @@ def picture_names(names: Sequence[str]) -> dict[str, str]:
         else PurePosixPath(name).with_suffix("").as_posix() + ".png"
         for name, stem in zip(names, stems, strict=True)
     }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -30,6 +30,9 @@ _STEERING = (
     "sr_assets.storage",
 )
 
+#: Fields of a syntax tree that hold statements, or what holds some.
+_BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
+
 
 def module_digests(entries: Iterable[str]) -> dict[str, str]:
     """Digest of the normalised source of `entries` and of all of our modules that they import.
@@ -111,7 +114,9 @@ def _read(path: Path) -> tuple[str, tuple[str, ...]]:
 
 def _imports(tree: ast.AST) -> list[str]:
     names: list[str] = []
-    for node in ast.iter_child_nodes(tree):
+    waiting = [tree]
+    while waiting:
+        node = waiting.pop()
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             continue
         if isinstance(node, ast.Import):
@@ -119,12 +124,20 @@ def _imports(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.append(node.module)
             names += [f"{node.module}.{alias.name}" for alias in node.names]
-        names += _imports(node)
+        waiting += _inside(node)
     return [n for n in names if n.split(".")[0] in _OURS]
 
 
+def _inside(node: ast.AST) -> list[ast.AST]:
+    # Only what stands in a block: to walk every expression would take most of the time.
+    return [inner for block in _BLOCKS for inner in getattr(node, block, ())]
+
+
 def _without_docstrings(tree: ast.Module) -> ast.Module:
-    for node in ast.walk(tree):
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += _inside(node)
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [s for s in node.body if not _is_bare_string(s)]
             if not node.body and not isinstance(node, ast.Module):

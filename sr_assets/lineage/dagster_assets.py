@@ -46,8 +46,10 @@ _FACTS = (
 )
 
 
-def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
-    """The Dagster asset of a stage."""
+def to_asset(
+    stage: Stage, graph: Graph, condition: dg.AutomationCondition[dg.AssetKey] | None = None
+) -> dg.AssetsDefinition:
+    """The Dagster asset of a stage, made by itself when `condition` says so."""
     version = code_version(stage)
 
     @dg.asset(
@@ -60,6 +62,7 @@ def to_asset(stage: Stage, graph: Graph) -> dg.AssetsDefinition:
         deps=list(_dependencies(stage, graph)),
         code_version=version,
         pool=stage.pool,
+        automation_condition=condition,
         check_specs=[
             dg.AssetCheckSpec(name, asset=asset_key(Ref(stage.key)), description=text)
             for name, text in stage.checks.items()

@@ -13,7 +13,7 @@ import dagster as dg
 
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version, module_digests
-from sr_assets.lineage.records import address_of, current_address
+from sr_assets.lineage.records import address_of, current_addresses
 from sr_assets.lineage.stage import Ref, Stage
 from sr_assets.storage import Output, open_output
 
@@ -41,23 +41,19 @@ def survey(graph: Graph, instance: dg.DagsterInstance) -> dict[Ref, Status]:
     only when the input has been remade, since equal content stops there.
     """
     versions = {key: code_version(stage) for key, stage in graph.stages.items()}
+    addresses = current_addresses(instance, graph)
     found: dict[Ref, Status] = {}
     for ref in graph.refs():
-        found[ref] = _status(graph, instance, ref, versions[ref.asset], found)
+        found[ref] = _status(graph, ref, versions[ref.asset], addresses.get(ref), found)
     return found
 
 
 def _status(
-    graph: Graph,
-    instance: dg.DagsterInstance,
-    ref: Ref,
-    version: str,
-    found: Mapping[Ref, Status],
+    graph: Graph, ref: Ref, version: str, address: str | None, found: Mapping[Ref, Status]
 ) -> Status:
     stage = graph.stages[ref.asset]
     inputs = graph.inputs(ref)
     late = [r for r in inputs if found[r].state != "fresh"]
-    address = current_address(instance, graph, ref)
     output = None if address is None else open_output(graph.folder(ref) / address)
     if output is None:
         why = (

@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sr_assets.recipe.agreement import disagreements
+from sr_assets.recipe.automation import Automation
+from sr_assets.recipe.evaluation import Evaluation
 from sr_assets.recipe.gold import Gold
 from sr_assets.recipe.networks import (
     FusionModel,
@@ -107,13 +109,6 @@ class Expert(Strict):
     )
 
 
-class Evaluation(Strict):
-    """How the report is made; the measuring convention itself is fixed."""
-
-    crops: int = Field(3, ge=0, le=20, description="Side-by-side crops a benchmark image.")
-    crop_size: int = Field(96, ge=16, description="Side of such a crop (HR px).")
-
-
 class Export(Strict):
     """Files that an export writes."""
 
@@ -159,11 +154,18 @@ class Recipe(Strict):
     gold: Gold = Field(Gold(), description="How LR is made.")
     experts: dict[Name, Expert] = Field(default_factory=dict, description="Frozen SR networks.")
     models: dict[Name, Model] = Field(default_factory=dict, description="Networks to train.")
-    evaluation: Evaluation = Field(Evaluation(), description="How the report is made.")
+    evaluation: Evaluation = Field(
+        Evaluation(), description="What is measured, and how the report is made."
+    )
     export: Export = Field(Export(), description="Files of an export.")
     release: Release = Field(Release(), description="What is released.")
     compute: Compute = Field(
         Compute(), description="Where and how fast.", json_schema_extra=OUTSIDE_LINEAGE
+    )
+    automation: Automation = Field(
+        Automation(),
+        description="When work starts by itself, and how failures are told.",
+        json_schema_extra=OUTSIDE_LINEAGE,
     )
 
     def training_datasets(self, names: tuple[str, ...] | None = None) -> tuple[str, ...]:

@@ -5,23 +5,58 @@ Finding and fetching them is `sr_assets/sources/`; what is done with them are th
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from sr_assets.recipe.strict import Sha256, Strict
 
 Patterns = tuple[str, ...]
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _TAKEN = "Shell patterns; a file is taken when one matches its relative path."
 _LEFT_OUT = "Shell patterns; a file is left out when one matches its relative path."
+
+
+_REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+#: What git allows in no name, and what would lead elsewhere in an address.
+_NO_REVISION = re.compile(r"\.\.|//|^[/.-]|[/.]$|[\s\\?*\[~^:#%\x00-\x1f\x7f]")
+
+
+def _some(patterns: Patterns) -> Patterns:
+    if not patterns:
+        raise ValueError("an empty list takes no image: leave the field out to take all")
+    return patterns
+
+
+def _repo(name: str) -> str:
+    if not _REPO.fullmatch(name) or ".." in name:
+        raise ValueError(f"{name!r} is no repository: name one as owner/name")
+    return name
+
+
+def _revision(name: str) -> str:
+    if not name or _NO_REVISION.search(name):
+        raise ValueError(f"{name!r} is no commit, tag or branch: name one, such as main")
+    return name
+
+
+def _path(path: str) -> str:
+    if not path.strip():
+        raise ValueError("an empty path: name a file or folder")
+    return path
+
+
+Include = Annotated[Patterns, AfterValidator(_some)]
+Place = Annotated[str, AfterValidator(_path)]
 
 
 class FolderSource(Strict):
     """Images of a folder and everything below it."""
 
     kind: Literal["folder"]
-    path: str = Field(description="Folder, relative to the recipe file or absolute.")
-    include: Patterns = Field(("*",), description=_TAKEN)
+    path: Place = Field(description="Folder, relative to the recipe file or absolute.")
+    include: Include = Field(("*",), description=_TAKEN)
 
 
 class BuiltinSource(Strict):
@@ -36,15 +71,14 @@ class HubSource(Strict):
     and webdataset shards."""
 
     kind: Literal["hub"]
-    repo: str = Field(
-        pattern=r"^[\w.-]+/[\w.-]+$", description="owner/name of the dataset repository."
+    repo: Annotated[str, AfterValidator(_repo)] = Field(
+        description="owner/name of the dataset repository."
     )
-    revision: str = Field(
-        min_length=1,
+    revision: Annotated[str, AfterValidator(_revision)] = Field(
         description="Commit, tag or branch; only a full commit names the same for ever, and needs "
         "no network once it is fetched.",
     )
-    include: Patterns = Field(("*",), description=f"{_TAKEN} Tables are files here, not folders.")
+    include: Include = Field(("*",), description=f"{_TAKEN} Tables are files here, not folders.")
     ignore: Patterns = Field((), description=_LEFT_OUT)
     subset: str | None = Field(
         None,
@@ -57,23 +91,30 @@ class HubSource(Strict):
     maximum: int | None = Field(
         None, ge=1, description="Only the first so many images, by path or by table and row."
     )
+    max_gigabytes: Limit = Field(
+        64.0,
+        description="A repository whose images that are meant are larger together, unpacked where "
+        "they are in tables, is refused.",
+    )
+    max_megabytes: Limit = Field(
+        2048.0, description="An image that is larger than this is not taken."
+    )
 
 
 class ArchiveSource(Strict):
     """Images inside a zip or tar file, compressed or not."""
 
     kind: Literal["archive"]
-    path: str = Field(description="File, relative to the recipe file or absolute.")
-    include: Patterns = Field(("*",), description=_TAKEN)
+    path: Place = Field(description="File, relative to the recipe file or absolute.")
+    include: Include = Field(("*",), description=_TAKEN)
     sha256: Sha256 | None = Field(None, description="The archive must have this digest.")
-    max_gigabytes: float = Field(
+    max_gigabytes: Limit = Field(
         64.0,
-        gt=0,
         description="An archive whose images are larger together, unpacked, is refused; so is a "
         "compressed tar file that holds more than this.",
     )
-    max_megabytes: float = Field(
-        2048.0, gt=0, description="An image that is larger than this, unpacked, is not taken."
+    max_megabytes: Limit = Field(
+        2048.0, description="An image that is larger than this, unpacked, is not taken."
     )
 
 
@@ -82,10 +123,8 @@ class UrlListSource(Strict):
     lines that begin with # are comments."""
 
     kind: Literal["url_list"]
-    path: str = Field(description="Text file, relative to the recipe file or absolute.")
-    max_megabytes: float = Field(
-        512.0, gt=0, description="A file that is larger than this is not taken."
-    )
+    path: Place = Field(description="Text file, relative to the recipe file or absolute.")
+    max_megabytes: Limit = Field(512.0, description="A file that is larger than this is not taken.")
 
 
 ImageSource = Annotated[

@@ -1,6 +1,6 @@
-"""How large and small numbers are written for people, on the page and in the terminal.
+"""How numbers are written for people, on the page and in the terminal.
 
-Quality has its own fixed digits, in `page.py`.
+What they mean, and which of them are shown, is not known here.
 """
 
 from __future__ import annotations
@@ -27,3 +27,24 @@ def three_figures(value: float | None) -> str:
 def giga(value: float | None) -> str:
     """Thousands of millions in three figures; a dash for None."""
     return three_figures(None if value is None else value / 1e9)
+
+
+def decibels(value: float | None) -> str:
+    """Two digits; infinity for None, which stands for a picture equal to its original."""
+    return "∞" if value is None else f"{value:.2f}"
+
+
+def ssim(value: float) -> str:
+    """Four digits."""
+    return f"{value:.4f}"
+
+
+def signed(value: float, digits: int = 2) -> str:
+    """A signed number with a true minus sign; what rounds to zero has no sign."""
+    text = f"{value:+.{digits}f}"
+    return text[1:] if float(text) == 0 else text.replace("-", "−")
+
+
+def count(value: int | None) -> str:
+    """A number in three figures with its unit; a dash for none."""
+    return "–" if not value else short_count(value)

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sr_assets.report.numbers import short_count
+from sr_assets.report.numbers import short_count, three_figures
 
-WIDTH, HEIGHT = 480, 340
+WIDTH, HEIGHT = 420, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 44, 12, 14, 44
 _LABEL_HEIGHT, _LETTER = 15, 7.2
 
@@ -48,6 +48,8 @@ class Scatter:
     y_ticks: tuple[Tick, ...]
     bicubic: float | None
     """Height of the bicubic line; None where it lies below the plot."""
+    frontier: tuple[tuple[float, float], ...]
+    """Corners of the Pareto line: nothing drawn is better at the same cost or less."""
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -89,11 +91,26 @@ def scatter(
     return Scatter(
         points=points,
         x_ticks=tuple(
-            Tick(across(math.log10(n)), short_count(n)) for n in _round_counts(10**x0, 10**x1)
+            Tick(across(math.log10(n)), short_count(n) if n >= 1 else three_figures(n))
+            for n in _round_counts(10**x0, 10**x1)
         ),
-        y_ticks=tuple(Tick(up(v), label) for v, label in _round_values(y0, y1)),
+        y_ticks=tuple(Tick(up(v), label) for v, label in round_values(y0, y1)),
         bicubic=up(bicubic) if bicubic is not None and bicubic >= y0 else None,
+        frontier=_frontier(places, WIDTH - _RIGHT),
     )
+
+
+def _frontier(
+    places: Sequence[tuple[float, float]], right: float
+) -> tuple[tuple[float, float], ...]:
+    """A staircase over the points that no other beats, from the cheapest to the right edge."""
+    corners: list[tuple[float, float]] = []
+    for x, y in sorted(places):
+        if not corners:
+            corners.append((x, y))
+        elif y < corners[-1][1]:  # higher on the plot
+            corners += [(x, corners[-1][1]), (x, y)]
+    return (*corners, (right, corners[-1][1]))
 
 
 def _labelled(
@@ -139,7 +156,7 @@ def _round_counts(low: float, high: float) -> list[float]:
     return fine if len(fine) <= 7 or len(coarse) < 2 else coarse
 
 
-def _round_values(low: float, high: float) -> list[tuple[float, str]]:
+def round_values(low: float, high: float) -> list[tuple[float, str]]:
     """Four to eight round values between two bounds, as numbers and as text."""
     raw = (high - low) / 5
     unit = 10.0 ** math.floor(math.log10(raw))

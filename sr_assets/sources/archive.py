@@ -59,6 +59,8 @@ def find(source: ArchiveSource, fetching: Fetching) -> Found:
     archive, where = Path(source.path), fetching.where
     if archive.is_dir():
         raise StageError(f"{where}.path: {archive} is a folder; use a source `kind: folder`")
+    if archive.exists() and not archive.is_file():  # a pipe would be waited for
+        raise StageError(f"{where}.path: {archive} is not a regular file; name a zip or tar file")
     before = stamp(archive)
     if before == "unreadable":
         raise StageError(

@@ -39,6 +39,8 @@ class Member:
 
     Raises BrokenMember, BrokenArchive or TooMuch while it is read.
     """
+    holes: bool = False
+    """Whether it is larger than what is stored of it (sparse)."""
 
 
 def device_error(error: OSError) -> Exception:

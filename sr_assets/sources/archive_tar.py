@@ -26,6 +26,26 @@ _TAR_BLOCK = 512
 _LONGEST_HEADERS = 256 << 10
 
 
+def plain_tar_members(file: BinaryIO) -> Iterator[Member]:
+    """Every member of a tar file that may only hold what it is as large as.
+
+    Raises:
+        BrokenArchive: it is compressed, has members with holes, is damaged, or no tar file.
+    """
+    start = file.read(_TAR_BLOCK)
+    file.seek(0)
+    try:
+        tarfile.TarInfo.frombuf(start, "utf-8", "surrogateescape")
+    except (tarfile.TarError, ValueError):
+        raise BrokenArchive(
+            "it is compressed, or no tar file; a shard is a plain tar file"
+        ) from None
+    for member in tar_members(file, "", 0, lambda line: None):
+        if member.holes:
+            raise BrokenArchive(f"{member.name!r} is stored with holes (sparse)")
+        yield member
+
+
 def tar_members(
     file: BinaryIO, form: str, most: int, log: Callable[[str], None]
 ) -> Iterator[Member]:
@@ -63,13 +83,16 @@ def tar_members(
             raise BrokenArchive(f"broken tar file: {info.name!r} has a size below zero")
         tar.members.clear()  # type: ignore[attr-defined] # tarfile keeps them all
         stream.granted = tar.offset + _LONGEST_HEADERS  # the next member's headers start there
-        yield Member(info.name, _kind(info), info.size, _blocks(stream, info))
+        yield Member(
+            info.name, _kind(info), info.size, _blocks(stream, info), holes=info.issparse()
+        )
     # tarfile takes any block that is no header for the end.
     if stream.last_header.strip(b"\0") or len(stream.last_header) not in (0, _TAR_BLOCK):
         raise BrokenArchive(f"broken or truncated tar file: no header at byte {stream.tell()}")
     if not stream.last_header:
         log("the tar file has no end mark: it may have been cut between two members")
-    stream.drain()
+    if stream.drain():
+        log("data follows the end mark of the tar file and was not read: several in one, perhaps")
 
 
 def _kind(info: tarfile.TarInfo) -> Kind:
@@ -145,10 +168,17 @@ class _Forward:
             self.last_header = data
         return data
 
-    def drain(self) -> None:
-        """Reads a compressed file to its end: only there is its checksum."""
-        while self._most is not None and self._take(BLOCK):
-            pass
+    def drain(self) -> bool:
+        """Whether anything but zeros is left: in a plain file in the next piece.
+
+        A compressed file is read to its end, for only there is its checksum.
+        """
+        found = False
+        while block := self._take(BLOCK):
+            found = found or bool(block.strip(b"\0"))
+            if self._most is None:
+                break
+        return found
 
     def _take(self, size: int) -> bytes:
         try:

@@ -8,44 +8,38 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from pathlib import Path
-from typing import Literal
 from urllib.parse import urljoin, urlsplit
 
 import requests
 import urllib3
 from filelock import FileLock
 
+from sr_assets.sources.download_answers import (
+    Failed,
+    failed,
+    host_of,
+    kind_of,
+    length,
+    refusal,
+    whole_after,
+)
 from sr_assets.sources.download_cache import Entry, Kept
+from sr_assets.sources.download_connections import Connections, Exchange, session
 
 _HEADERS = {"User-Agent": "sr-distillery", "Accept-Encoding": "identity"}
-_TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two pieces
-_SLOWEST = 1000.0  # bytes a second, once a transfer is as old as the second timeout
+_TIMEOUT = (10.0, 15.0)  # seconds to connect, and between two pieces
+_ANSWER_WITHIN = 60.0  # seconds, redirects included, until the head of an answer is there
+_GRACE = 60.0  # seconds, after which a transfer may not be slower than this
+_SLOWEST = 1000.0  # bytes a second
 _PIECE = 1 << 18  # bytes
 _REDIRECTS = 10
-_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 _ATTEMPTS = 5  # in a row that bring nothing
 _ATTEMPTS_TO_CONNECT = 3
 _FIRST_WAIT = 0.5  # seconds; doubled each time
 _LONGEST_WAIT = 60.0
 _HOST_GIVEN_UP = 3  # files in a row, after which a host is not waited for any more
-
-
-@dataclass(frozen=True)
-class Failed:
-    """Why a file was not fetched, without what may be secret in its URL.
-
-    `final` is the answer of a server, `passing` may go away by itself, and with `unreachable`
-    there was nobody at the other end.
-    """
-
-    kind: Literal["final", "passing", "unreachable"]
-    reason: str
-    wait: float | None = None
-    """Seconds that the server asks for."""
 
 
 class Downloads:
@@ -54,6 +48,7 @@ class Downloads:
     def __init__(self, folder: Path, most: int) -> None:
         self._folder, self._most = folder, most
         self._stop = threading.Event()
+        self._connections = Connections()
         self._local = threading.local()
         self._given_up: Counter[str] = Counter()
         self._answered: dict[str, str] = {}  # host -> a URL
@@ -74,31 +69,34 @@ class Downloads:
     def stop(self) -> None:
         """Ends what is going on in other threads; partial files stay for the next time."""
         self._stop.set()
+        self._connections.close()
 
     def answered(self, url: str) -> bool:
         """Whether the host of this URL, or with "" any host, has answered so far."""
-        return bool(self._answered) if not url else _host(url) in self._answered
+        return bool(self._answered) if not url else host_of(url) in self._answered
 
     def still_answered(self) -> bool:
         """Whether one of the hosts that have answered does so now."""
         url = next(reversed(self._answered.values()))
-        response = self._request("HEAD", url, {})
+        with self._connections.exchange(_ANSWER_WITHIN):
+            response = self._request("HEAD", url, {})
         return not isinstance(response, Failed) or response.kind != "unreachable"
 
     def _fetch(self, url: str, entry: Entry, sha256: str | None) -> Kept | Failed:
-        host, idle, wait = _host(url), 0, _FIRST_WAIT
+        host, idle, wait = host_of(url), 0, _FIRST_WAIT
+        farthest = entry.part_size()
         while True:
             if self._stop.is_set():
                 return Failed("passing", "stopped")
             if self._given_up[host] >= _HOST_GIVEN_UP and host not in self._answered:
                 return Failed("unreachable", f"cannot connect to {host}")
-            before = entry.part_size()
             result = self._attempt(url, entry, sha256)
             if isinstance(result, Kept) or result.kind == "final":
                 self._given_up[host] = 0
                 return result
-            if entry.part_size() > before:
-                idle, wait = 0, _FIRST_WAIT
+            # A part that was thrown away and fetched again is no progress.
+            if entry.part_size() > farthest:
+                farthest, idle, wait = entry.part_size(), 0, _FIRST_WAIT
             idle += 1
             few = result.kind == "unreachable" or self._given_up[host] >= _HOST_GIVEN_UP
             if idle >= (_ATTEMPTS_TO_CONNECT if few else _ATTEMPTS):
@@ -111,24 +109,31 @@ class Downloads:
         """One request, which goes on where the last one was cut off."""
         offset, validator = entry.resumable()
         headers = {"Range": f"bytes={offset}-", "If-Range": validator} if offset else {}
-        response = self._request("GET", url, headers)
-        if isinstance(response, Failed):
-            return response
-        with response:
-            if failed := _refusal(response):
-                if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    entry.discard()
-                    return Failed("passing", failed.reason, 0.0)
-                return failed
-            if response.status_code == HTTPStatus.PARTIAL_CONTENT:
-                if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                    entry.discard()
-                    return Failed("passing", "the server sent another part than was asked for")
-            else:
-                offset = 0
-                entry.begin(response.headers)
-            if failed := self._receive(response, entry, offset):
-                return failed
+        with self._connections.exchange(_ANSWER_WITHIN) as exchange:
+            response = self._request("GET", url, headers)
+            if isinstance(response, Failed):
+                return response
+            with response:
+                if trouble := refusal(response):
+                    if response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                        entry.discard()
+                        return Failed("passing", trouble.reason, 0.0)
+                    return trouble
+                if response.status_code == HTTPStatus.PARTIAL_CONTENT:
+                    whole = whole_after(response, offset, validator)
+                    if isinstance(whole, Failed):
+                        entry.discard()
+                        return whole
+                    total: int | None = whole
+                else:
+                    offset, total = 0, length(response)
+                if not offset:
+                    entry.begin(response.headers)
+                if trouble := self._receive(response, exchange, entry, offset, total):
+                    return trouble
+        if not entry.part_size():
+            entry.discard()
+            return Failed("final", "the answer is empty")
         found = entry.digest()
         if sha256 and found != sha256:
             entry.discard()
@@ -137,31 +142,49 @@ class Downloads:
             return Failed("final", f"sha256 is {found}, the list says {sha256}")
         return entry.keep(found, response.headers.get("Content-Type", ""))
 
-    def _receive(self, response: requests.Response, entry: Entry, offset: int) -> Failed | None:
-        """Appends the body to the part; None when it came whole."""
-        length = response.headers.get("Content-Length", "")
-        total = offset + int(length) if length.isdecimal() else None
+    def _receive(
+        self,
+        response: requests.Response,
+        exchange: Exchange,
+        entry: Entry,
+        offset: int,
+        total: int | None,
+    ) -> Failed | None:
+        """Appends the body to the part, which then has `total` bytes; None when it came whole."""
         size, started = offset, time.monotonic()
+        exchange.until = started + _GRACE
         with entry.part.open("ab") as writer:
             while size <= self._most and (total is None or total <= self._most):
                 try:
                     piece = response.raw.read1(_PIECE, decode_content=False)
-                except (urllib3.exceptions.HTTPError, OSError) as error:
-                    return Failed("passing", f"cut off after {size} bytes: {_kind(error)}")
+                except (urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+                    return self._cut(exchange, f"cut off after {size} bytes: {kind_of(error)}")
                 if not piece:
-                    cut = total is not None and size != total
-                    reason = f"cut off after {size} of {total} bytes"
-                    return Failed("passing", reason) if cut else None
+                    break
                 writer.write(piece)
                 size += len(piece)
-                elapsed = time.monotonic() - started
-                if elapsed > _TIMEOUT[1] and size - offset < _SLOWEST * elapsed:
-                    return Failed("passing", f"slower than {_SLOWEST:g} bytes a second")
-                if self._stop.is_set():
-                    return Failed("passing", "stopped")
-        entry.discard()
-        much = f"{total} bytes" if total else "more bytes"
-        return Failed("final", f"{much}, more than max_megabytes {self._most / 1e6:g}")
+                exchange.until = started + max(_GRACE, (size - offset) / _SLOWEST)
+                if exchange.cut or time.monotonic() > exchange.until:
+                    return self._cut(exchange, f"slower than {_SLOWEST:g} bytes a second")
+        if size > self._most or (total is not None and total > self._most):
+            entry.discard()
+            much = f"{total} bytes" if total else "more bytes"
+            return Failed("final", f"{much}, more than max_megabytes {self._most / 1e6:g}")
+        if exchange.cut:
+            return self._cut(exchange, f"cut off after {size} bytes")
+        if total is not None and size < total:
+            return Failed("passing", f"cut off after {size} of {total} bytes")
+        if total is not None and size > total:
+            entry.discard()
+            return Failed("passing", f"{size} bytes came instead of {total}")
+        return None
+
+    def _cut(self, exchange: Exchange, reason: str) -> Failed:
+        """Why an exchange ended before its time."""
+        if self._stop.is_set():
+            return Failed("passing", "stopped")
+        late = exchange.cut and time.monotonic() > exchange.until
+        return Failed("passing", f"slower than {_SLOWEST:g} bytes a second" if late else reason)
 
     def _request(
         self, method: str, url: str, headers: dict[str, str]
@@ -178,8 +201,8 @@ class Downloads:
                     timeout=_TIMEOUT,
                 )
             except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
-                return _failed(error, _host(url))
-            self._answered[_host(url)] = url
+                return failed(error, host_of(url))
+            self._answered[host_of(url)] = url
             if not response.is_redirect:
                 return response
             response.close()
@@ -187,68 +210,14 @@ class Downloads:
             if urlsplit(target).scheme not in ("http", "https"):
                 return Failed("final", "redirected to something that is no http or https")
             if urlsplit(url).scheme == "https" and urlsplit(target).scheme == "http":
-                return Failed("final", f"redirected from https to http at {_host(target)}")
+                return Failed("final", f"redirected from https to http at {host_of(target)}")
             url = target
         return Failed("final", f"redirected more than {_REDIRECTS} times")
 
     def _session(self) -> requests.Session:
         """One a thread: they keep connections open, and are not made to be shared."""
         if not hasattr(self._local, "session"):
-            self._local.session = requests.Session()
+            self._local.session = session()
             self._local.session.headers.update(_HEADERS)
-        session: requests.Session = self._local.session
-        return session
-
-
-def _host(url: str) -> str:
-    """Host and port, without a password in front."""
-    return urlsplit(url).netloc.rpartition("@")[2]
-
-
-def _refusal(response: requests.Response) -> Failed | None:
-    """What an answer says other than: here it is."""
-    status = response.status_code
-    if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-        encoding = response.headers.get("Content-Encoding", "identity")
-        plain = encoding.strip().lower() in ("", "identity")
-        return None if plain else Failed("final", f"sent as {encoding[:20]} though not asked to")
-    try:
-        reason = f"HTTP {status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        reason = f"HTTP {status}"
-    if status in _PASSING:
-        return Failed("passing", reason, _retry_after(response.headers.get("Retry-After", "")))
-    return Failed("final", reason)
-
-
-def _retry_after(value: str) -> float | None:
-    """Seconds that a server asks for, in seconds or as a date."""
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
-        return None
-
-
-def _failed(error: Exception, host: str) -> Failed:
-    """A failure in words of ours: those of the libraries hold the whole URL."""
-    if isinstance(error, requests.exceptions.SSLError):
-        return Failed("final", f"no safe connection to {host}: its certificate is not accepted")
-    if isinstance(error, requests.exceptions.ProxyError):
-        return Failed("unreachable", f"cannot connect to {host} through the proxy")
-    if isinstance(error, requests.exceptions.ConnectTimeout):
-        return Failed("unreachable", f"cannot connect to {host}: no answer")
-    cause = getattr(error.args[0] if error.args else None, "reason", None)
-    if isinstance(cause, urllib3.exceptions.NewConnectionError):
-        said = getattr(cause.__cause__, "strerror", None) or _kind(cause)
-        return Failed("unreachable", f"cannot connect to {host}: {said.lower()}")
-    if isinstance(
-        error, requests.ConnectionError | requests.Timeout | urllib3.exceptions.HTTPError
-    ):
-        return Failed("passing", f"{host} did not answer: {_kind(error)}")
-    return Failed("final", f"this URL cannot be requested: {_kind(error)}")
-
-
-def _kind(error: Exception) -> str:
-    return type(error).__name__
+        own: requests.Session = self._local.session
+        return own

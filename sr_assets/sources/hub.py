@@ -20,9 +20,12 @@ import yaml
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.sources import HubSource
 from sr_assets.sources.files import EXTENSIONS, Fetching, Found, SourceFile
-from sr_assets.sources.hub_client import Commit, Entry, open_commit, silent_client
+from sr_assets.sources.hub_answers import silent_client
+from sr_assets.sources.hub_client import Commit, Entry, moved_to, open_commit
+from sr_assets.sources.hub_patterns import Patterns
 from sr_assets.sources.hub_tables import TABLES, Unpacking
 from sr_assets.sources.names import unsafe
+from sr_assets.storage import cache_folder
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -50,10 +53,11 @@ def find(source: HubSource, fetching: Fetching) -> Found:
                 f"{fetching.where}.column: {commit} has no parquet file or tar shard among the "
                 "files that are meant; leave `column` out"
             )
+        _refuse_too_much(tables or images, commit, source, fetching)
         if tables:
             found.files += _from_tables(tables, commit, source, fetching)
         else:
-            found.files += _from_files(images, commit, fetching)
+            found.files += _from_files(images, commit, source, fetching)
     found.files.sort(key=lambda file: file.shown)
     if not found.files:
         others = ", ".join(f"{count} {kind}" for kind, count in found.ignored.most_common(5))
@@ -66,8 +70,12 @@ def find(source: HubSource, fetching: Fetching) -> Found:
 
 
 def fingerprint(source: HubSource) -> dict[str, str]:
-    """Nothing: what a commit holds does not change, and a plan must not need the network."""
-    return {}
+    """The commit that the branch or tag was seen to move to, from a note: no plan asks the network.
+
+    Nothing for a source that names a commit, since what that holds does not change.
+    """
+    commit = moved_to(source, cache_folder() / "sources")
+    return {} if commit is None else {f"{source.repo}@{source.revision}": commit}
 
 
 def _sort(entries: Iterable[Named], source: HubSource) -> tuple[Found, list[Named], list[Named]]:
@@ -95,16 +103,49 @@ def _sort(entries: Iterable[Named], source: HubSource) -> tuple[Found, list[Name
     return found, images, tables
 
 
+def _refuse_too_much(
+    wanted: list[Named], commit: Commit, source: HubSource, fetching: Fetching
+) -> None:
+    """Before anything is fetched, as far as it can be told; tables are counted when unpacked."""
+    if (
+        source.maximum is not None
+        and wanted
+        and PurePosixPath(wanted[0][0]).suffix.lower() in TABLES
+    ):
+        return  # not all of them may be needed
+    total = sum(entry.size for _, entry in wanted) / 10**9
+    if total > source.max_gigabytes:
+        raise StageError(
+            f"{fetching.where}.max_gigabytes: {len(wanted)} files of {commit} have {total:.1f} GB, "
+            f"more than {source.max_gigabytes:g}; raise it, or take fewer with `include` or "
+            "`maximum`"
+        )
+
+
 def _meant(shown: str, source: HubSource) -> bool:
     return any(fnmatchcase(shown, pattern) for pattern in source.include) and not any(
         fnmatchcase(shown, pattern) for pattern in source.ignore
     )
 
 
-def _from_files(images: list[Named], commit: Commit, fetching: Fetching) -> Iterator[SourceFile]:
+def _from_files(
+    images: list[Named], commit: Commit, source: HubSource, fetching: Fetching
+) -> Iterator[SourceFile]:
+    names = {shown for shown, _ in images}
+
+    def problem_of(shown: str, entry: Entry) -> str:
+        if problem := unsafe(entry.path):
+            return problem
+        for folder in PurePosixPath(shown).parents:
+            if str(folder) in names:
+                return f"{str(folder)!r} is an image in the repository, and a folder"
+        if entry.size > source.max_megabytes * 10**6:
+            return f"{entry.size} bytes, more than max_megabytes {source.max_megabytes:g}"
+        return ""
+
     def fetch(named: Named) -> SourceFile:
         shown, entry = named
-        problem = unsafe(entry.path)
+        problem = problem_of(shown, entry)
         if problem:
             return SourceFile(Path(), shown, problem)
         # The cache shows its blobs through links.
@@ -122,7 +163,7 @@ def _from_files(images: list[Named], commit: Commit, fetching: Fetching) -> Iter
 def _from_tables(
     tables: list[Named], commit: Commit, source: HubSource, fetching: Fetching
 ) -> Iterator[SourceFile]:
-    unpacking = Unpacking(source.column, fetching)
+    unpacking = Unpacking(source, fetching)
 
     def fetch(named: Named) -> Path | None:
         shown, entry = named
@@ -176,8 +217,14 @@ def _subset(source: HubSource, commit: Commit, fetching: Fetching) -> list[Named
         return everything
     configurations = _configurations(commit)
     if source.subset in configurations:
-        patterns = [_compile(pattern) for pattern in configurations[source.subset]]
-        return [pair for pair in everything if any(p.fullmatch(pair[0]) for p in patterns)]
+        try:
+            patterns = Patterns(configurations[source.subset])
+        except ValueError as error:
+            raise StageError(
+                f"{fetching.where}.subset: configuration {source.subset!r} of {commit} has "
+                f"{error}; name a folder, or leave `subset` out and use `include`"
+            ) from None
+        return [pair for pair in everything if patterns.match(pair[0])]
     folder = source.subset.strip("/") + "/"
     inside = [(p.removeprefix(folder), entry) for p, entry in everything if p.startswith(folder)]
     if not inside:
@@ -226,22 +273,3 @@ def _patterns(configuration: dict[str, Any]) -> list[str]:
     folder = str(configuration.get("data_dir") or "").strip("/")
     patterns = list(texts(configuration.get("data_files"))) or ["**"]
     return [f"{folder}/{pattern}" if folder else pattern for pattern in patterns]
-
-
-def _compile(pattern: str) -> re.Pattern[str]:
-    """The hub's patterns: `*` stays within a folder, `**` does not, a folder means all below it."""
-    out, rest = "", pattern.removeprefix("./").strip("/")
-    while rest:
-        token = re.match(r"\*\*/|\*\*|\*|\?|\[!?\]?[^\]]*\]|.", rest, re.DOTALL)
-        assert token  # the last alternative takes anything
-        word, rest = token[0], rest[token.end() :]
-        if word.startswith("[") and len(word) > 1:
-            inside = word[1:-1].replace("\\", "\\\\").replace("[", "\\[")
-            out += f"[^{inside[1:]}]" if inside.startswith("!") else f"[{inside}]"
-        else:
-            known = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-            out += known.get(word, re.escape(word))
-    try:
-        return re.compile(f"{out}(?:/.*)?", re.DOTALL)
-    except re.error:  # a range such as [z-a]
-        return re.compile(re.escape(pattern))

@@ -6,9 +6,12 @@ What is asked for is `hub_client.py`.
 from __future__ import annotations
 
 import errno
+import logging
 import os
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -19,6 +22,9 @@ T = TypeVar("T")
 
 _TRIES = 4  # of a request that the hub puts off, on top of the client's own
 _LONGEST_WAIT = 300.0  # seconds; a hub that asks for more is given up
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504, *range(520, 527)})
+_ADDRESS = re.compile(r"(https?://)([^\s'\"<>]*)")
+_QUERY = re.compile(r"\?[\w.-]+=[^\s'\"<>)]*")  # of an address that was shortened
 _HTTP_LIBRARIES = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"}
 
 
@@ -65,7 +71,8 @@ class Site:
                 error = _behind(raised)
                 wait = _wait(error, attempt)
                 if wait is None or attempt + 1 == _TRIES:
-                    raise self._verdict(error) from raised
+                    # Not from it: a traceback would show the signed address of a file.
+                    raise self._verdict(error) from None
                 self.log(f"{self.where}: the hub is busy; the next try is in {wait:.0f} s")
                 time.sleep(wait)
         raise AssertionError("the last try returns or raises")
@@ -110,13 +117,29 @@ class Site:
             )
         if isinstance(error, LocalEntryNotFoundError):
             return Unreachable("HF_HUB_OFFLINE is set" if self.offline else "no connection")
-        if status >= 500:
+        if status >= 500 or status in _PASSING:
             return Unreachable(f"it answers {status}")
+        if 300 <= status < 400:
+            return StageError(
+                f"{where}.repo: the hub sends {self.repo} elsewhere ({status}), as when a "
+                f"repository was renamed: see {page} and name it as it is now"
+            )
+        if status >= 400:
+            return StageError(
+                f"{where}: the hub or its storage refuses a request for {self.repo} ({status}): "
+                f"{_first_line(error)}"
+            )
         library = type(error).__module__.split(".")[0]
         if isinstance(error, ConnectionError | TimeoutError) or library in _HTTP_LIBRARIES:
             return Unreachable(_first_line(error))
         if type(error) is OSError and error.errno is None:  # fewer or more bytes than announced
-            return Damaged(_first_line(error))
+            # Its words end with a piece of the signed address.
+            return Damaged("it is of another size than was announced")
+        if isinstance(error, KeyError | TypeError | AttributeError | ValueError):
+            return StageError(
+                f"{where}: {self.endpoint} answers for {self.repo} as no hub does "
+                f"({_first_line(error)}): check HF_ENDPOINT, and at {page} that it was not renamed"
+            )
         return StageError(f"{where}: {self.repo} cannot be fetched: {_first_line(error)}")
 
     def _absent(self) -> str:
@@ -141,6 +164,33 @@ def site_of(repo: str, revision: str, where: str, log: Callable[[str], None]) ->
         token=os.environ.get("HF_TOKEN", "").strip() or False,
         offline=os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"},
     )
+
+
+@contextmanager
+def silent_client() -> Iterator[None]:
+    """No bars and warnings of the client's own.
+
+    Several threads would draw over ours, and the warnings hold the signed addresses of files.
+    """
+    from huggingface_hub.utils import (
+        are_progress_bars_disabled,
+        disable_progress_bars,
+        enable_progress_bars,
+    )
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    loggers = [logging.getLogger(name) for name in ("huggingface_hub", *sorted(_HTTP_LIBRARIES))]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+        if not before:
+            enable_progress_bars()
 
 
 def hub_cache() -> Path:
@@ -172,7 +222,7 @@ def _status(error: Exception) -> int:
 def _wait(error: Exception, attempt: int) -> float | None:
     """Seconds until a request may be repeated; None when that is no use."""
     status = _status(error)
-    if status not in (429, 500, 502, 503, 504):
+    if status not in _PASSING:
         return None
     headers = getattr(error, "response").headers  # noqa: B009 - mypy knows no such attribute
     asked = headers.get("Retry-After", "")
@@ -181,5 +231,20 @@ def _wait(error: Exception, attempt: int) -> float | None:
 
 
 def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
+    lines = without_secrets(str(error)).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """A text with the user, the query and the fragment of each address taken out.
+
+    >>> without_secrets("410 for 'https://me:pw@host/file?X-Amz-Signature=1'")
+    "410 for 'https://host/file'"
+    """
+
+    def bare(address: re.Match[str]) -> str:
+        place = re.split(r"[?#]", address[2], maxsplit=1)[0]
+        host, slash, path = place.partition("/")
+        return f"{address[1]}{host.rpartition('@')[2]}{slash}{path}"
+
+    return _QUERY.sub("", _ADDRESS.sub(bare, text))

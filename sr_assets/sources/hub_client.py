@@ -9,8 +9,6 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -132,13 +130,11 @@ def open_commit(source: HubSource, fetching: Fetching) -> Commit:
 
 def _resolve(site: Site, kept: Path) -> str:
     """The commit that a branch or tag is at now, or was at when the hub last answered."""
-    words = f"{site.endpoint} {site.repo} {site.revision}"
-    note = kept / "revisions" / f"{hashlib.sha256(words.encode()).hexdigest()[:24]}.json"
     try:
         sha = _sha(site, site.revision)
     except Unreachable as error:
-        known = str((_read_json(note) or {}).get("commit", ""))
-        if not _COMMIT.fullmatch(known):
+        known = _commit_in(_note(site, kept, "revisions"))
+        if known is None:
             raise
         site.log(
             f"{site.where}: the hub at {site.endpoint} cannot be reached ({error}); "
@@ -146,8 +142,66 @@ def _resolve(site: Site, kept: Path) -> str:
         )
         return known
     site.log(f"{site.where}: {site.repo}@{site.revision} is commit {sha}")
-    _write_json(note, {"of": words, "commit": sha})
+    _write_json(_note(site, kept, "revisions"), {"of": _words(site), "commit": sha})
     return sha
+
+
+def moved_to(source: HubSource, cache: Path) -> str | None:
+    """The commit that the source's branch or tag was last seen to move to, without asking the hub.
+
+    None for a source that names a commit, and as long as `look_for_move` has seen no move.
+    """
+    if _COMMIT.fullmatch(source.revision):
+        return None
+    site = site_of(source.repo, source.revision, "", lambda line: None)
+    return _commit_in(_note(site, cache / "hub", "moves"))
+
+
+def look_for_move(source: HubSource, where: str, cache: Path) -> str | None:
+    """Asks the hub whether a branch or tag has moved since it was fetched last, and notes that.
+
+    Args:
+        source: whose revision is looked up; one that names a commit never moves.
+        where: field of the recipe, for messages.
+        cache: folder for downloads, as `Fetching.cache`.
+
+    Returns:
+        The commit that it has moved to; None where it has not, or was never fetched.
+
+    Raises:
+        StageError: the hub refuses or cannot be reached.
+    """
+    if _COMMIT.fullmatch(source.revision):
+        return None
+    site = site_of(source.repo, source.revision, where, lambda line: None)
+    fetched = _commit_in(_note(site, cache / "hub", "revisions"))
+    if fetched is None:
+        return None
+    try:
+        sha = _sha(site, source.revision)
+    except Unreachable as error:
+        raise StageError(
+            f"{where}: the hub at {site.endpoint} cannot be reached ({error}): whether "
+            f"{source.repo}@{source.revision} has moved is not known"
+        ) from error
+    if sha == fetched:
+        return None
+    _write_json(_note(site, cache / "hub", "moves"), {"of": _words(site), "commit": sha})
+    return sha
+
+
+def _words(site: Site) -> str:
+    return f"{site.endpoint} {site.repo} {site.revision}"
+
+
+def _note(site: Site, kept: Path, kind: str) -> Path:
+    """File that keeps a commit of a branch or tag."""
+    return kept / kind / f"{hashlib.sha256(_words(site).encode()).hexdigest()[:24]}.json"
+
+
+def _commit_in(note: Path) -> str | None:
+    commit = str((_read_json(note) or {}).get("commit", ""))
+    return commit if _COMMIT.fullmatch(commit) else None
 
 
 def _tree(site: Site, sha: str, kept: Path) -> tuple[Entry, ...]:
@@ -233,21 +287,3 @@ def _write_json(path: Path, value: Any) -> None:
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value))
     temporary.replace(path)
-
-
-@contextmanager
-def silent_client() -> Iterator[None]:
-    """No bars of the client's own: several threads would draw over ours."""
-    from huggingface_hub.utils import (
-        are_progress_bars_disabled,
-        disable_progress_bars,
-        enable_progress_bars,
-    )
-
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            enable_progress_bars()

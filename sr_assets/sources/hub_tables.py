@@ -17,26 +17,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sr_assets.lineage.stage import StageError
+from sr_assets.recipe.sources import HubSource
+from sr_assets.sources.archive_names import as_text
+from sr_assets.sources.archive_tar import plain_tar_members
 from sr_assets.sources.files import EXTENSIONS, Fetching, SourceFile
+from sr_assets.sources.hub_endings import ending_of
 from sr_assets.sources.names import unsafe
 
 #: Ending -> the name that the `datasets` library has for the format.
 TABLES = {".parquet": "parquet", ".tar": "webdataset"}
 _ROWS_AT_ONCE = 8
 _BUFFER = 1 << 20  # bytes
-
-#: First bytes (and, where it matters, those from the fifth on) -> ending.
-_SIGNATURES = (
-    (b"\x89PNG\r\n\x1a\n", b"", ".png"),
-    (b"\xff\xd8\xff", b"", ".jpg"),
-    (b"GIF8", b"", ".gif"),
-    (b"BM", b"", ".bmp"),
-    (b"II*\0", b"", ".tif"),
-    (b"MM\0*", b"", ".tif"),
-    (b"RIFF", b"WEBP", ".webp"),
-    (b"", b"ftypavi", ".avif"),
-    (b"", b"jP  \r\n", ".jp2"),
-)
+_GIGABYTE, _MEGABYTE = 10**9, 10**6
 
 
 @dataclass
@@ -47,11 +39,16 @@ class Unpacking:
     run that goes on after a kill neither fetches nor reads a finished table again.
     """
 
-    column: str | None
+    source: HubSource
     fetching: Fetching
+    _left: int = field(init=False)
+    """Bytes that may still be unpacked."""
     _taken: set[str] = field(default_factory=set)
     _folders: set[str] = field(default_factory=set)
     _used: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self._left = int(self.source.max_gigabytes * _GIGABYTE)
 
     def done(self, digest: str) -> bool:
         """Whether a table was unpacked, as far as it was wanted."""
@@ -69,13 +66,16 @@ class Unpacking:
             most: None for all of them.
 
         Raises:
-            StageError: it cannot be read, or has not exactly one image column (or none `column`).
+            StageError: it cannot be read, has not exactly one image column (or none `column`), or
+                all tables together hold more than `max_gigabytes`.
         """
         rows, whole = self._finished(digest)
+        folder = self._folder(digest)
         if not whole and (most is None or len(rows) < most):
             rows = self._write_rows(shown, digest, fetch(), most)
+        else:
+            self._count(shown, sum((folder / row["file"]).stat().st_size for row in rows[:most]))
         stem = shown.removesuffix(PurePosixPath(shown).suffix)
-        folder = self._folder(digest)
         return [
             SourceFile(folder / row["file"], self._name(row, stem, number), row["problem"])
             for number, row in enumerate(rows[:most])
@@ -94,9 +94,15 @@ class Unpacking:
                 if most is not None and number == most:
                     whole = False
                     break
-                ending = _ending(data)
+                ending = ending_of(data)
                 row = {"stored": stored, "ending": ending, "file": f"{number:08d}{ending}"}
                 row["problem"] = "" if data else "its row holds no image"
+                if len(data) > self.source.max_megabytes * _MEGABYTE:
+                    row["problem"] = (
+                        f"{len(data)} bytes, more than max_megabytes {self.source.max_megabytes:g}"
+                    )
+                    data = b""
+                self._count(shown, len(data))
                 _write(folder / row["file"], data)
                 rows.append(row)
             _write(
@@ -104,6 +110,16 @@ class Unpacking:
                 json.dumps({"rows": rows, "whole": whole}).encode(),
             )
         return rows
+
+    def _count(self, shown: str, size: int) -> None:
+        """Refuses what a small table can unpack to."""
+        self._left -= size
+        if self._left < 0:
+            raise StageError(
+                f"{self.fetching.where}.max_gigabytes: the images unpacked as far as {shown} are "
+                f"larger than {self.source.max_gigabytes:g} GB together; raise it if the "
+                "repository is to be trusted, or take fewer with `include` or `maximum`"
+            )
 
     def _read(self, shown: str, path: Path) -> Iterator[tuple[str, bytes]]:
         """(stored path, bytes) of every row; both may be empty."""
@@ -126,10 +142,33 @@ class Unpacking:
         with pq.ParquetFile(path, pre_buffer=False, buffer_size=_BUFFER) as table:
             features = datasets.Features.from_arrow_schema(table.schema_arrow)
             column = self._image_column(shown, features)
-            for batch in table.iter_batches(_ROWS_AT_ONCE, columns=[column], use_threads=False):
+            rows = _ROWS_AT_ONCE if self._modest(table, column) else 1
+            for batch in table.iter_batches(rows, columns=[column], use_threads=False):
                 yield from datasets.Image(decode=False).cast_storage(batch.column(0)).to_pylist()
 
+    def _modest(self, table: Any, column: str) -> bool:
+        """Whether no value can be so large that several of them would fill the memory."""
+        largest = 0
+        for number in range(table.metadata.num_row_groups):
+            group = table.metadata.row_group(number)
+            chunks = (group.column(at) for at in range(group.num_columns))
+            largest = max(
+                [largest]
+                + [
+                    chunk.total_uncompressed_size
+                    for chunk in chunks
+                    if chunk.path_in_schema.split(".")[0] == column
+                ]
+            )
+        if largest > self.source.max_gigabytes * _GIGABYTE:
+            raise ValueError(
+                f"a group of its rows has {largest} bytes, more than max_gigabytes "
+                f"{self.source.max_gigabytes:g}"
+            )
+        return largest < _GIGABYTE
+
     def _webdataset(self, shown: str, path: Path, datasets: Any) -> Iterator[dict[str, Any] | None]:
+        self._check_shard(path)
         table = datasets.load_dataset(
             "webdataset",
             data_files=[str(path)],
@@ -141,15 +180,27 @@ class Unpacking:
         for row in table.select_columns([column]).cast_column(column, datasets.Image(decode=False)):
             yield row[column]
 
+    def _check_shard(self, path: Path) -> None:
+        """Refuses shards that unpack to more than they are: the library takes samples whole."""
+        most = int(self.source.max_megabytes * _MEGABYTE)
+        with path.open("rb") as file:
+            for member in plain_tar_members(file):
+                if member.kind == "file" and member.size > most:
+                    raise ValueError(
+                        f"{as_text(member.name)!r} has {member.size} bytes, more than "
+                        f"max_megabytes {self.source.max_megabytes:g}"
+                    )
+
     def _image_column(self, shown: str, features: Any) -> str:
         from datasets import Image
 
         columns = list(features or {})
-        if self.column is not None:
-            if self.column in columns:
-                return self.column
+        if self.source.column is not None:
+            if self.source.column in columns:
+                return self.source.column
             raise StageError(
-                f"{self.fetching.where}.column: {shown} has no column {self.column!r}; there are: "
+                f"{self.fetching.where}.column: {shown} has no column {self.source.column!r}; "
+                "there are: "
                 f"{', '.join(columns) or 'none'}"
             )
         images = [
@@ -214,7 +265,7 @@ class Unpacking:
         return index["rows"], index["whole"]
 
     def _folder(self, digest: str) -> Path:
-        words = digest if self.column is None else f"{digest} {self.column}"
+        words = json.dumps([digest, self.source.column, self.source.max_megabytes])
         return self.fetching.work / "hub" / hashlib.sha256(words.encode()).hexdigest()[:24]
 
     def _index(self, digest: str) -> Path:
@@ -227,14 +278,6 @@ def _parents(path: str) -> set[str]:
 
 def _suffix(path: str) -> str:
     return PurePosixPath(path).suffix.lower()
-
-
-def _ending(data: bytes) -> str:
-    """Ending for a file of this content."""
-    for first, fifth, ending in _SIGNATURES:
-        if data.startswith(first) and data.startswith(fifth, 4 if first == b"" else 8):
-            return ending
-    return ".bin"
 
 
 def _write(path: Path, data: bytes) -> None:

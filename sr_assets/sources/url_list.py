@@ -70,7 +70,12 @@ def find(source: UrlListSource, fetching: Fetching) -> Found:
         StageError: the list is missing or has a wrong line, there is no network, or files could
             not be fetched for a reason that may pass: a dataset must not shrink by chance.
     """
-    lines = _read(Path(source.path), fetching)
+    path = Path(source.path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise StageError(
+            f"{fetching.where}.path: list {path} is not a regular file; name a text file"
+        )
+    lines = _read(path, fetching)
     downloads = Downloads(fetching.cache / "urls", int(source.max_megabytes * 1e6))
     try:
         with _quiet():
@@ -89,7 +94,7 @@ def find(source: UrlListSource, fetching: Fetching) -> Found:
         else:
             # No path of this machine, no line number: the manifest is the same without them.
             problem = f"{_shown(line.url)}: {result.reason}"
-            found.files.append(SourceFile(Path(source.path), stem + suffix, problem))
+            found.files.append(SourceFile(path, stem + suffix, problem))
     found.files.sort(key=lambda file: file.shown)
     return found
 

@@ -1,6 +1,7 @@
-"""How pictures are measured: PSNR and SSIM on BT.601 luma, and the mean colour offset.
+"""How pictures are measured: PSNR, SSIM and MS-SSIM, consistency with LR, the mean colour offset.
 
-One convention for every number of the project; nothing here is differentiable or a loss.
+One convention for every number of the project (docs/metrics.md); nothing here is differentiable or
+a loss, and metrics that need weights or parameters are in modules of their own.
 """
 
 from __future__ import annotations
@@ -12,8 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sr_models.degradations.bicubic import downscale_uint8
+
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+#: Exponents of MS-SSIM's levels, finest first (Wang et al. 2003, section 3.2).
+_LEVELS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+#: Shortest side that MS-SSIM takes: its coarsest level holds one window (px, inside the border).
+MS_SSIM_SMALLEST = (_WINDOW - 1) * 2 ** (len(_LEVELS) - 1) + 1
 
 
 def to_uint8(images: Tensor) -> np.ndarray:
@@ -54,8 +61,48 @@ def psnr_y(sr: np.ndarray, hr: np.ndarray, border: int) -> float:
         ValueError: the shapes or types differ, or the border leaves nothing.
     """
     _check_pair(sr, hr, border, smallest=1)
-    error = float(np.mean((_inner_luma(sr, border) - _inner_luma(hr, border)) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return _psnr(_inner_luma(sr, border), _inner_luma(hr, border))
+
+
+def psnr_rgb(sr: np.ndarray, hr: np.ndarray, border: int) -> float:
+    """Peak signal-to-noise ratio of red, green and blue together in dB, against a peak of 255.
+
+    The squared errors of the three channels are averaged before the logarithm is taken.
+
+    Args:
+        sr, hr, border: as for `psnr_y`.
+
+    Returns:
+        The ratio; infinity for identical images.
+
+    Raises:
+        ValueError: the shapes or types differ, or the border leaves nothing.
+    """
+    _check_pair(sr, hr, border, smallest=1)
+    return _psnr(_inner(sr, border).astype(np.float64), _inner(hr, border).astype(np.float64))
+
+
+def lr_psnr(sr: np.ndarray, lr: np.ndarray, scale: int) -> float:
+    """How well SR agrees with the LR that it was made from: PSNR of all RGB pixels in dB.
+
+    SR is reduced by the bicubic convention and rounded, then compared with LR (Lugmayr et al.,
+    "NTIRE 2021 learning the super-resolution space challenge", who ask for at least 45 dB). For LR
+    that was made in another way it tells how far that way is from bicubic.
+
+    Args:
+        sr: uint8 [scale h, scale w, 3] RGB.
+        lr: uint8 [h, w, 3] RGB.
+        scale: upscaling factor.
+
+    Returns:
+        The ratio; infinity where the reduced SR equals LR.
+
+    Raises:
+        ValueError: the shapes or types do not fit together.
+    """
+    reduced = downscale_uint8(sr, scale)
+    _check_pair(reduced, lr, border=0, smallest=1)
+    return _psnr(reduced.astype(np.float64), lr.astype(np.float64))
 
 
 def ssim_y(sr: np.ndarray, hr: np.ndarray, border: int) -> float:
@@ -75,14 +122,36 @@ def ssim_y(sr: np.ndarray, hr: np.ndarray, border: int) -> float:
     """
     _check_pair(sr, hr, border, smallest=_WINDOW)
     x, y = (torch.from_numpy(_inner_luma(image, border)) for image in (sr, hr))
-    means = _window_means(torch.stack([x, y, x * x, y * y, x * y]))
-    mean_x, mean_y = means[0], means[1]
-    var_x, var_y = means[2] - mean_x**2, means[3] - mean_y**2
-    covariance = means[4] - mean_x * mean_y
-    similarity = ((2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)) / (
-        (mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2)
-    )
-    return float(similarity.mean())
+    brightness, structure = _similarity(x, y)
+    return float((brightness * structure).mean())
+
+
+def ms_ssim_y(sr: np.ndarray, hr: np.ndarray, border: int) -> float:
+    """Multi-scale structural similarity of the luma (Wang, Simoncelli, Bovik 2003).
+
+    Five levels, each the 2x2 mean of the one before (the last row or column of an odd side is
+    repeated); windows and constants are those of `ssim_y`. A level whose mean structure is negative
+    counts as 0.
+
+    Args:
+        sr, hr, border: as for `ssim_y`.
+
+    Returns:
+        The similarity, 1 for identical images.
+
+    Raises:
+        ValueError: the shapes or types differ, or the border leaves less than `MS_SSIM_SMALLEST`.
+    """
+    _check_pair(sr, hr, border, smallest=MS_SSIM_SMALLEST)
+    x, y = (torch.from_numpy(_inner_luma(image, border)) for image in (sr, hr))
+    product = 1.0
+    for level, exponent in enumerate(_LEVELS):
+        brightness, structure = _similarity(x, y)
+        last = level == len(_LEVELS) - 1
+        mean = float((brightness * structure if last else structure).mean())
+        product *= max(mean, 0.0) ** exponent
+        x, y = _halved(x), _halved(y)
+    return product
 
 
 def colour_offset(sr: np.ndarray, hr: np.ndarray) -> tuple[float, float, float]:
@@ -128,8 +197,34 @@ def _check_pair(sr: np.ndarray, hr: np.ndarray, border: int, smallest: int) -> N
         )
 
 
+def _inner(image: np.ndarray, border: int) -> np.ndarray:
+    return image[border : image.shape[0] - border, border : image.shape[1] - border]
+
+
 def _inner_luma(image: np.ndarray, border: int) -> np.ndarray:
-    return luma(image[border : image.shape[0] - border, border : image.shape[1] - border])
+    return luma(_inner(image, border))
+
+
+def _psnr(one: np.ndarray, two: np.ndarray) -> float:
+    error = float(np.mean((one - two) ** 2))
+    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
+
+
+def _similarity(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Brightness term, and contrast times structure, of every whole window of float64 [H, W]."""
+    means = _window_means(torch.stack([x, y, x * x, y * y, x * y]))
+    mean_x, mean_y = means[0], means[1]
+    var_x, var_y = means[2] - mean_x**2, means[3] - mean_y**2
+    covariance = means[4] - mean_x * mean_y
+    brightness = (2 * mean_x * mean_y + _C1) / (mean_x**2 + mean_y**2 + _C1)
+    return brightness, (2 * covariance + _C2) / (var_x + var_y + _C2)
+
+
+def _halved(plane: Tensor) -> Tensor:
+    """2x2 means of float64 [H, W], an odd last row or column repeated."""
+    height, width = plane.shape
+    whole = F.pad(plane[None, None], (0, width % 2, 0, height % 2), mode="replicate")
+    return F.avg_pool2d(whole, 2)[0, 0]
 
 
 def _window_means(planes: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 from tiny_project import Project
 
-from sr_assets.definitions import build_defs
+from sr_assets.definitions import build_defs, code_location
 from sr_assets.graph import build_graph
 from sr_assets.recipe.loading import load_recipe
 
@@ -43,6 +43,26 @@ def test_the_demo_shows_these_assets() -> None:
         *("evaluation/baselines", "evaluation/leaderboard"),
     }
     assert all(node.description and node.group_name for node in _nodes(definitions))
+
+
+def test_the_location_adds_what_runs_by_itself() -> None:
+    graph = build_graph(load_recipe("demo"))
+    definitions = code_location(graph, "demo", running=False)
+    dg.Definitions.validate_loadable(definitions)
+    repository = definitions.get_repository_def()
+    assert {s.name for s in repository.sensor_defs} == {
+        *("keep_fresh", "inbox", "hub_revisions", "tell_failures")
+    }
+    assert [s.name for s in repository.schedule_defs] == ["nightly_evaluation"]
+    assert {"refresh_stale", "nightly_evaluation"} <= set(repository.job_names)
+    automatic = {
+        key.to_user_string()
+        for key in repository.asset_graph.materializable_asset_keys
+        if repository.asset_graph.get(key).automation_condition is not None
+    }
+    assert automatic == set(graph.stages)
+    nightly = repository.asset_graph.get(dg.AssetKey(["evaluation", "nightly"]))
+    assert nightly.pools == {"gpu"} and not nightly.is_partitioned
 
 
 def test_edges_read_only_the_partitions_that_count(empty: Project) -> None:

@@ -67,7 +67,8 @@ def ui(empty: Project) -> Iterator[Ui]:
     with log.open("w") as out:
         process = subprocess.Popen(
             [*SRD, "ui", "--recipe", empty.recipe_file.name, "--port", str(port)],
-            cwd=empty.folder, env=empty.environment(), stdout=out, stderr=out, text=True,
+            cwd=empty.folder, stdout=out, stderr=out, text=True,
+            env={**empty.environment(), "SRD_AUTOMATION": "off"},  # nothing runs by itself
         )  # fmt: skip
     try:
         _wait(lambda: "The graph is at" in log.read_text(), process, log)

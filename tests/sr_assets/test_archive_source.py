@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.sources import ArchiveSource
@@ -493,6 +494,33 @@ def test_a_missing_archive_and_a_folder(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(StageError, match="is a folder; use a source `kind: folder`"):
         unpack(tmp_path / "folder")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "photos.zip")
+    with pytest.raises(StageError, match="is not a regular file"):
+        unpack(tmp_path / "photos.zip")
+
+
+@pytest.mark.parametrize("form", ["", "gz"])
+def test_several_tars_in_one_file_are_told(form: str, tmp_path: Path) -> None:
+    first = tarred(tmp_path / "1.tar", {"1.png": image(1)}).read_bytes()
+    second = tarred(tmp_path / "2.tar", {"2.png": image(2)}).read_bytes()
+    both = tmp_path / "both"
+    both.write_bytes(gzip.compress(first + second) if form else first + second)
+    logged: list[str] = []
+    assert [file.shown for file in unpack(both, logged).files] == ["1.png"]
+    assert any("data follows the end mark" in line for line in logged)
+    logged.clear()
+    unpack(tmp_path / "1.tar", logged)
+    assert not logged
+
+
+@pytest.mark.parametrize("field", ["max_gigabytes", "max_megabytes"])
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 0, -1])
+def test_a_bound_is_a_number_that_bounds(field: str, value: float, tmp_path: Path) -> None:
+    with pytest.raises(ValidationError, match=r"finite|greater than 0"):
+        source(tmp_path / "a.zip", **{field: value})
 
 
 def test_the_digest_is_checked_first(tmp_path: Path) -> None:

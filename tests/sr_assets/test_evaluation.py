@@ -19,6 +19,7 @@ from upath import UPath
 
 from sr_assets.assets import bronze, evaluation, experts, gold, overlap, silver
 from sr_assets.evaluation import experts as expert_evaluation
+from sr_assets.evaluation import models, tiling
 from sr_assets.evaluation.cost import Cost, total_cost
 from sr_assets.evaluation.crops import choose_crops
 from sr_assets.evaluation.damage import read_damage
@@ -227,12 +228,9 @@ def test_a_fresh_gate_is_the_mean(graph: Graph) -> None:
 
 
 def test_tiles_do_not_change_a_fusion(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sr_assets.evaluation import models
-
     whole = picture(graph.make("model/blend/evaluation", "bench"), "sr/0.png")
-    monkeypatch.setattr(models, "_LARGEST", 20)
-    monkeypatch.setattr(models, "_TILE", 9)
-    monkeypatch.setattr(models, "_HALO", 2)
+    monkeypatch.setattr(tiling, "TILE", 9)
+    monkeypatch.setattr(tiling, "HALO", 2)
     context = graph.context(Ref("model/blend/evaluation", "bench"), "tiled")
     models.evaluate_model(context, "blend")
     output = context.output.commit({"metadata": {}})
@@ -243,8 +241,8 @@ def test_tiles_do_not_change_a_fusion(graph: Graph, monkeypatch: pytest.MonkeyPa
 
 def test_an_expert_says_that_it_was_tiled(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     assert graph.make("expert/one/evaluation", "bench").read_json("results.json")["note"] == ""
-    for name, value in (("_LARGEST", 20), ("_TILE", 9), ("_HALO", 2)):
-        monkeypatch.setattr(expert_evaluation, name, value)
+    for name, value in (("TILE", 9), ("HALO", 2)):
+        monkeypatch.setattr(tiling, name, value)
     context = graph.context(Ref("expert/one/evaluation", "bench"), "tiled")
     for _ in range(2):  # the second run, as after a kill, finds the pictures finished
         expert_evaluation.evaluate_expert(context, "one")
@@ -573,6 +571,7 @@ def test_identical_images_are_null_and_left_out_of_the_mean() -> None:
         "ssim_y": 0.75,
         "colour_offset": [0.5, -1.0, 0.0],
         "colour_offset_abs": [0.5, 1.0, 0.0],
+        "metrics": {},
     }
     assert "1 of 2 images equal HR" in written["note"]
     assert results_from_json(written).images == images

@@ -1,9 +1,13 @@
 """Source `hub`: the real client against a hub on localhost, with the faults that a hub has."""
 
 import errno
+import gzip
+import hashlib
 import io
+import logging
 import shutil
 import tarfile
+import traceback
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,12 +19,18 @@ import pyarrow.parquet as pq
 import pytest
 from hub_server import HubServer
 from PIL import Image
+from pydantic import ValidationError
+from upath import UPath
 
+from sr_assets.assets.intake import Intake
 from sr_assets.lineage.stage import StageError
-from sr_assets.recipe.sources import HubSource
+from sr_assets.recipe.sources import ArchiveSource, FolderSource, HubSource, UrlListSource
+from sr_assets.sources import hub_answers
 from sr_assets.sources.files import Fetching, Found
 from sr_assets.sources.finding import find, fingerprint
 from sr_assets.sources.hub_answers import site_of
+from sr_assets.sources.hub_patterns import Patterns
+from sr_assets.storage import OutputFolder
 
 REPO = "owner/photos"
 
@@ -303,6 +313,78 @@ def test_what_the_hub_refuses_is_told_apart(hub: HubServer, look: Any) -> None:
     assert "source.revision" in said["commit"] and sha not in said["commit"]
 
 
+def test_a_resume_after_a_move_takes_nothing_of_the_old_commit(
+    hub: HubServer, look: Any, tmp_path: Path
+) -> None:
+    def take(found: Found, count: int) -> dict[str, str]:
+        intake = Intake(OutputFolder(UPath(tmp_path / "out")), 100.0)
+        return {row.path: row.sha256 for row in map(intake.take, found.files[:count])}
+
+    hub.commit(REPO, {"1.png": png(1), "2.png": png(2)})
+    old = look()
+    first = take(old, 1)
+    journal = next(tmp_path.rglob("files.jsonl"))
+    lines = journal.read_text()
+    assert take(old, 1) == first
+    assert journal.read_text() == lines, "what was taken is not taken again"
+    hub.commit(REPO, {"1.png": png(11), "2.png": png(12)})
+    new = {name: hashlib.sha256(data).hexdigest() for name, data in contents(look()).items()}
+    assert take(look(), 2) == new
+    assert new["1.png"] != first["1.png"]
+
+
+@pytest.mark.parametrize("status", [301, 400, 403, 410, 416, 500])
+def test_no_signed_address_is_shown(
+    hub: HubServer,
+    look: Any,
+    lines: list[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+) -> None:
+    import huggingface_hub.utils._http as client
+
+    monkeypatch.setattr(client.time, "sleep", lambda seconds: None)
+    caplog.set_level(logging.DEBUG)
+    hub.commit(REPO, PHOTOS)
+    hub.signature = "?X-Amz-Signature=SECRET"
+    hub.refusals["/store/"] = status
+    with pytest.raises(StageError) as caught:
+        look()
+    assert "\n" not in str(caught.value)
+    said = "".join(traceback.format_exception(caught.value))
+    assert "SECRET" not in said + "".join(lines) + caplog.text
+    assert any("SECRET" in request.path for request in hub.requests)
+
+
+@pytest.mark.parametrize("status", [301, 400, 410, 416, 418])
+def test_a_refusal_is_no_missing_network(hub: HubServer, look: Any, status: int) -> None:
+    hub.commit(REPO, PHOTOS)
+    look()
+    for words in ("/api/", "/resolve/", "/store/"):
+        hub.refusals = {words: status}
+        hub.commit(REPO, {"new.png": png(status + len(words))})
+        message = problem(look)
+        assert "cannot be reached" not in message and "'id'" not in message[:60]
+
+
+@pytest.mark.parametrize("status", [520, 526])
+def test_faults_of_the_hosts_in_front_of_a_hub_pass(
+    hub: HubServer, look: Any, lines: list[str], monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    hub.commit(REPO, {"1.png": png(1)})
+    hub.refusals["/api/"] = status
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        hub.refusals.clear()
+
+    monkeypatch.setattr(hub_answers.time, "sleep", wait)
+    assert names(look()) == ["1.png"]
+    assert len(waited) == 1 and any("busy" in line for line in lines)
+
+
 def test_a_busy_hub_is_waited_for_a_few_times(hub: HubServer, look: Any) -> None:
     hub.commit(REPO, {"1.png": png(1)})
     hub.busy = 3
@@ -468,3 +550,128 @@ def test_a_broken_table_is_one_line(hub: HubServer, look: Any, name: str) -> Non
     hub.commit(REPO, {name: b"neither of them, and long enough to be looked at" * 20})
     message = problem(look)
     assert f"{name} cannot be read as" in message and "`ignore`" in message
+
+
+# Bounds
+
+
+def test_tables_are_bounded_by_what_they_unpack_to(hub: HubServer, look: Any) -> None:
+    rows = [struct(bytes(100_000), f"{n}.png") for n in range(30)]  # 3 MB of nothing, and small
+    table = parquet({"image": rows}, row_group=30)
+    assert len(table) < 50_000
+    hub.commit(REPO, {"a.parquet": table, "b.parquet": parquet({"image": rows[:5]})})
+    message = problem(lambda: look(max_gigabytes=0.0031))
+    assert "source.max_gigabytes" in message and "b.parquet" in message
+    assert len(names(look(max_gigabytes=0.0031, maximum=30))) == 30
+    message = problem(lambda: look(max_gigabytes=0.0031))
+    assert "b.parquet" in message, "what was unpacked before counts too"
+    found = look(max_megabytes=0.05, max_gigabytes=0.001)
+    assert contents(found) == {}
+    assert {file.problem for file in found.files} == {"100000 bytes, more than max_megabytes 0.05"}
+
+
+def test_files_are_bounded_before_they_are_fetched(hub: HubServer, look: Any) -> None:
+    hub.commit(REPO, {"1.png": png(1, 40), "2.png": png(2), "a.png": png(3), "a.png/b.png": png(4)})
+    message = problem(lambda: look(max_gigabytes=1e-6))
+    assert "source.max_gigabytes: 4 files" in message and not hub.asked("/store/")
+    found = look(max_megabytes=0.002)
+    assert list(contents(found)) == ["2.png", "a.png"]
+    problems = {file.shown: file.problem for file in found.files if file.problem}
+    assert problems.keys() == {"1.png", "a.png/b.png"}
+    assert "more than max_megabytes" in problems["1.png"]
+    assert "is an image in the repository, and a folder" in problems["a.png/b.png"]
+
+
+def test_shards_hold_what_they_are_as_large_as(hub: HubServer, look: Any) -> None:
+    shard = tar({"1.png": png(1)})
+    hole = tarfile.TarInfo("1.png")
+    hole.size, hole.type = 512, tarfile.GNUTYPE_SPARSE
+    header = bytearray(hole.tobuf(tarfile.GNU_FORMAT))
+    header[386:410] = b"%011o\0%011o\0" % (0, 512)
+    header[483:495] = b"%011o\0" % 2_000_000_000
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    bad = {
+        "gz.tar": (gzip.compress(shard), "compressed"),
+        "holes.tar": (bytes(header) + bytes(512 + 1024), "holes"),
+    }
+    for name, (data, said) in bad.items():
+        hub.commit(REPO, {name: data})
+        message = problem(look)
+        assert name in message and said in message and "`ignore`" in message
+    hub.commit(REPO, {"large.tar": tar({"1.png": png(1, 40)})})
+    assert "more than max_megabytes 0.001" in problem(lambda: look(max_megabytes=0.001))
+
+
+# Patterns of cards
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "meant"),
+    [
+        ("a/*.png", "a/1.png", True),
+        ("a/*.png", "a/b/1.png", False),
+        ("a/**.png", "a/b/1.png", True),
+        ("**/1.png", "1.png", True),
+        ("**/1.png", "a/b/1.png", True),
+        ("**/1.png", "a/b1.png", False),
+        ("a/**/b/*", "a/b/1.png", True),
+        ("a/**/b/*", "a/x/y/b/1.png", True),
+        ("a/**/b/*", "a/xb/1.png", False),
+        ("**a*b.png", "a/ab.png", True),
+        ("[!ab]?.[p]ng", "c1.png", True),
+        ("[!ab]?.[p]ng", "a1.png", False),
+        ("[z-a].png", "m.png", False),
+        ("a", "a/1.png", True),
+        ("a", "ab/1.png", False),
+        ("./a*/", "ab/c/1.png", True),
+        ("a+(b).png", "a+(b).png", True),
+    ],
+)
+def test_patterns_of_cards(pattern: str, path: str, meant: bool) -> None:
+    assert Patterns([pattern]).match(path) is meant
+
+
+def test_no_pattern_takes_for_ever() -> None:
+    """As regular expressions, these take longer than the sun will shine."""
+    for word in ("**a", "*a", "**/a*", "[ab]**"):
+        assert not Patterns([word * 150 + "!"]).match("a" * 240 + "/" + "a" * 240)
+    for patterns in (["*" * 2000], [f"*{n}" for n in range(2000)]):
+        with pytest.raises(ValueError, match="more than"):
+            Patterns(patterns)
+
+
+def test_a_card_of_too_many_patterns_is_one_line(hub: HubServer, look: Any) -> None:
+    card = b"---\nconfigs:\n- config_name: z\n  data_files: '" + b"*a" * 2000 + b"'\n---\n"
+    hub.commit(REPO, PHOTOS | {"README.md": card})
+    assert "source.subset: configuration 'z'" in problem(lambda: look(subset="z"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"repo": "../.."},
+        {"repo": "owner/.."},
+        {"repo": "owner"},
+        {"repo": "owner/name/more"},
+        {"revision": "../../x"},
+        {"revision": "a b"},
+        {"revision": ""},
+        {"revision": "v1?x=1"},
+        {"include": ()},
+        {"max_gigabytes": float("inf")},
+        {"max_megabytes": float("nan")},
+    ],
+)
+def test_fields_that_cannot_be_meant(fields: dict[str, Any]) -> None:
+    good: dict[str, Any] = {"kind": "hub", "repo": "owner/na.me-1_x", "revision": "refs/pr/1"}
+    HubSource(**good)
+    with pytest.raises(ValidationError) as caught:
+        HubSource(**(good | fields))
+    assert [error["loc"] for error in caught.value.errors()] == [tuple(fields)]
+
+
+def test_an_empty_path_is_no_path() -> None:
+    for kind in (FolderSource, ArchiveSource, UrlListSource):
+        with pytest.raises(ValidationError, match="an empty path"):
+            kind(kind=kind.model_fields["kind"].annotation.__args__[0], path=" ")

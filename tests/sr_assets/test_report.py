@@ -83,8 +83,10 @@ def leaderboard() -> dict[str, Any]:
 
 
 def gallery(name: str = "a.png") -> dict[str, Any]:
-    cells = {r["name"]: {"src": f"i/{r['name']}.png", "psnr_y": 26.0, "ssim_y": 0.8}
-             for r in leaderboard()["rows"]}  # fmt: skip
+    cells = {
+        r["name"]: {"src": f"i/{r['name']}.png", "psnr_y": 26.0, "ssim_y": 0.8, "metrics": {}}
+        for r in leaderboard()["rows"]
+    }
     crop = {
         "x": 4,
         "y": 8,
@@ -95,7 +97,7 @@ def gallery(name: str = "a.png") -> dict[str, Any]:
         ],
     }
     image = {"name": name, "width": 64, "height": 48, "hr": "i/hr.png", "lr": "i/lr.png",
-             "thumb": "i/t.png", "rows": cells, "crops": [crop]}  # fmt: skip
+             "thumb": "i/t.png", "rows": cells, "crops": [crop], "weak": []}  # fmt: skip
     return {"x": [image], "y": [{**image, "crops": []}]}
 
 
@@ -136,7 +138,7 @@ def test_nothing_comes_from_outside() -> None:
 
 
 def test_every_picture_has_an_alternative_text() -> None:
-    assert all(image["alt"] for image in render().all("img"))
+    assert all(image["alt"] for image in render().all("img") if "hidden" not in image)
 
 
 def test_slider_works_by_mouse_touch_and_keyboard() -> None:
@@ -225,7 +227,7 @@ def test_damage_is_a_table_by_step_and_kind() -> None:
     assert "--below" in coloured[0] and "--above" in coloured[1]
     assert "JPEG 40 4:2:0" in joined and "photos, patch 3, version 1" in joined
     assert "#damage" in {a["href"] for a in page.all("a")}
-    assert all(image["alt"] for image in page.all("img"))
+    assert all(image["alt"] for image in page.all("img") if "hidden" not in image)
 
 
 def test_a_page_without_damage_has_no_such_section() -> None:
@@ -339,11 +341,15 @@ def test_costs_are_columns_with_their_device() -> None:
     assert "seconds.json" in {a["href"] for a in page.all("a")}
 
 
+def drawings(page: Page) -> list[dict[str, str | None]]:
+    return [svg for svg in page.all("svg") if svg.get("role") == "img"]
+
+
 def test_quality_is_drawn_against_size_and_work() -> None:
     page = render()
-    assert len(page.all("svg")) == 2
+    assert len(drawings(page)) == 2
     labels = {a["id"] for a in page.all("title") if "id" in a}
-    assert labels == {a["aria-labelledby"] for a in page.all("svg")} == {"plot-size", "plot-work"}
+    assert labels == {a["aria-labelledby"] for a in drawings(page)} == {"plot-size", "plot-work"}
 
 
 def test_a_leaderboard_without_costs_shows_dashes() -> None:
@@ -352,7 +358,7 @@ def test_a_leaderboard_without_costs_shows_dashes() -> None:
     for entry in board["rows"]:
         del entry["multiply_adds"], entry["total_multiply_adds"]
     page = Page(render_page(board, gallery()))
-    assert len(page.all("svg")) == 1
+    assert len(drawings(page)) == 1
     heads = [a for a in page.all("th") if a.get("scope") == "col"]
     assert len(heads) == 3 * 8 + 2 * 6  # three tables of rows, two of images
     joined = "".join(page.text)
@@ -371,3 +377,46 @@ def test_a_fusion_in_a_terminal_shows_its_experts_cost_too() -> None:
     assert shown.split()[-3:] == ["20,052,000", "1,234", "20.5"]
     del blend["total_multiply_adds"]
     assert row_line(blend, score, {}, 30).endswith(" 20,052,000")
+
+
+def test_a_self_ensemble_is_a_row_after_its_own() -> None:
+    from sr_assets.evaluation.cost import Cost, repeated_cost
+    from sr_assets.evaluation.leaderboard import row_names
+    from sr_assets.recipe.models import Recipe
+
+    source = {"source": {"kind": "folder", "path": "photos"}}
+    network = {"architecture": "Compact", "args": {"num_feat": 4, "num_conv": 1}}
+    recipe = Recipe.model_validate(
+        {
+            "name": "tiny",
+            "datasets": {"photos": source},
+            "benchmarks": {"bench": source},
+            "experts": {"one": {"source": {"kind": "file", "path": "one.pth"}}},
+            "models": {"fast": {"kind": "plain", "network": network}},
+            "evaluation": {"self_ensemble": True},
+        }
+    )
+    assert row_names(recipe) == ["bicubic", "one", "one_x8", "mean", "convex", "fast", "fast_x8"]
+    cost = repeated_cost(Cost(5, 7, 0.5, ("a",)), 8)
+    assert cost == Cost(5, 56, 4.0, ("a",))
+
+
+def test_a_metric_is_best_in_its_own_direction() -> None:
+    board = leaderboard()
+    for number, entry in enumerate(board["rows"]):
+        metrics = {"lpips": 0.5 - number / 10, "odd": float(number)}
+        entry["benchmarks"] = {"x": {**entry["benchmarks"]["x"], "metrics": metrics}}
+    facts = {"lpips": {"title": "LPIPS", "unit": "", "lower_is_better": True}}
+    page = Page(render_page({**board, "facts": facts}, {}))
+    bold = {a["data-value"] for a in page.all("td") if "best" in (a["class"] or "").split()}
+    assert "0.09999999999999998" in bold and "0.5" not in bold
+    assert not bold & {"4.0", "0.0"}  # nobody said which way `odd` is better
+    assert {"LPIPS", "odd"} <= set(page.text)
+
+
+def test_a_self_ensemble_is_no_headline() -> None:
+    board = leaderboard()
+    turned = {**row("hat_x8", "expert", 29.0, 20_000_000), "self_ensemble_of": "hat"}
+    page = render_page({**board, "rows": [*board["rows"], turned]}, gallery())
+    top = page.split("</header>")[0]
+    assert "27.00" in top and "29.00" not in top and "hat_x8" in page

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 import shutil
 import socket
 import ssl
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,8 +40,8 @@ class Site:
         self.files: dict[str, bytes] = {}
         self.types: dict[str, str] = {}
         self.redirects: dict[str, str] = {}
-        #: path -> answers given before the real one: (status, headers)
-        self.answers: dict[str, list[tuple[int, dict[str, str]]]] = {}
+        #: path -> answers given before the real one: (status, headers) or (status, headers, body)
+        self.answers: dict[str, list[tuple[Any, ...]]] = {}
         #: path -> bytes after which the connection is cut, once each
         self.cuts: dict[str, list[int]] = {}
         self.etags = True
@@ -298,6 +299,63 @@ def test_a_damaged_part_is_fetched_again(site: Site, listed: Listed) -> None:
     assert taken(listed.find()) == {"1.png": body(1, 100_000)}
 
 
+def span(data: bytes, first: int, end: int, **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """An answer that brings a part."""
+    said = {"Content-Range": f"bytes {first}-{end - 1}/{len(data)}"}
+    return 206, said | headers, data[first:end]
+
+
+def test_a_part_that_was_not_asked_for_is_no_file(site: Site, listed: Listed) -> None:
+    data = body(1)
+    wrong = {
+        "begins": [span(data, 10, len(data))],
+        "ends": [span(data, 0, 100)],
+        "bare": [(206, {}, data[:100])],
+    }
+    site.answers = {f"/{name}.png": list(answers) for name, answers in wrong.items()}
+    site.answers["/whole.png"] = [span(data, 0, len(data))]
+    found = listed.find(*(f"{site.url}{path}" for path in list(site.answers)))
+    assert taken(found) == {"whole.png": data}
+    assert problems(found) == {
+        f"{name}.png": f"127.0.0.1/{name}.png: the server sent another part than was asked for"
+        for name in sorted(wrong)
+    }
+    assert not list(listed.cache.rglob("*.part"))
+
+
+@pytest.mark.parametrize("how", ["short", "etag", "early", "long"])
+def test_what_does_not_continue_a_part_is_not_added_to_it(
+    how: str, site: Site, listed: Listed
+) -> None:
+    old, new = body(1, 100_000), body(2, 100_000)
+    site.files = {"/1.png": old}
+    site.cuts = {"/1.png": [30_000] + [0] * 4}
+    with pytest.raises(StageError, match="could not be fetched now"):
+        listed.find(f"{site.url}/1.png")
+    etag = f'"{sha256(old)[:8]}"'
+    site.files = {"/1.png": new}
+    site.answers = {
+        "/1.png": [
+            {
+                "short": span(old, 30_000, 40_000, ETag=etag),
+                "etag": span(new, 30_000, 100_000, ETag='"other"'),
+                "early": (*span(old, 30_000, 100_000, ETag=etag)[:2], old[30_000:40_000]),
+                "long": (*span(old, 30_000, 100_000, ETag=etag)[:2], old[30_000:] + b"more"),
+            }[how]
+        ]
+    }
+    assert taken(listed.find()) == {"1.png": new}
+
+
+def test_an_empty_answer_is_no_image(site: Site, listed: Listed) -> None:
+    site.files = {"/1.png": body(1)}
+    site.answers = {"/1.png": [(200, {})]}
+    assert problems(listed.find(f"{site.url}/1.png")) == {
+        "1.png": "127.0.0.1/1.png: the answer is empty"
+    }
+    assert taken(listed.find()) == {"1.png": body(1)}, "nothing of it is kept"
+
+
 KILLED = """
 import os, signal, sys
 from contextlib import nullcontext
@@ -359,7 +417,7 @@ def test_a_coded_body_is_not_taken_for_the_file(site: Site, listed: Listed) -> N
 # Trouble that passes
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 520, 526])
 def test_trouble_that_passes_is_waited_for(status: int, site: Site, listed: Listed) -> None:
     site.files = {"/1.png": body(1)}
     site.answers = {"/1.png": [(status, {"Retry-After": "0"})] * 4}
@@ -434,6 +492,76 @@ def test_a_host_that_goes_away_stops_the_run(listed: Listed) -> None:
         with pytest.raises(StageError, match="could not be fetched now"):
             listed.find(*(f"{url}/{i}.png" for i in range(6)))
         thread.join()
+
+
+@contextmanager
+def dripping(first: bytes, rest: bytes) -> Iterator[str]:
+    """A server that sends `first`, and then `rest` again and again, to whoever connects."""
+    ended = threading.Event()
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def drip(connection: socket.socket) -> None:
+            with connection, suppress(OSError):
+                connection.sendall(first)
+                while not ended.wait(0.02):
+                    connection.sendall(rest)
+
+        def accept() -> None:
+            with suppress(OSError):
+                while True:
+                    threading.Thread(target=drip, args=(listener.accept()[0],)).start()
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            ended.set()
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("first", "rest"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\n", b"X"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"X"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"X"),
+    ],
+    ids=["interim answers", "head", "body", "chunk"],
+)
+def test_a_server_that_drips_is_left(
+    first: bytes, rest: bytes, listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_ANSWER_WITHIN", 0.2)
+    monkeypatch.setattr(download, "_GRACE", 0.2)
+    monkeypatch.setattr(download, "_ATTEMPTS", 2)
+    with dripping(first, rest) as url, pytest.raises(StageError, match="could not be fetched now"):
+        listed.find(f"{url}/1.png")
+
+
+def test_a_silent_server_does_not_hold_up_an_end(
+    listed: Listed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "_TIMEOUT", (10.0, None))
+    monkeypatch.setattr(download, "_ANSWER_WITHIN", 1e6)
+    downloads = download.Downloads(listed.cache, 10**6)
+    results: list[object] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/1.png"
+        thread = threading.Thread(target=lambda: results.append(downloads.fetch(url, None)))
+        thread.start()
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            downloads.stop()
+            thread.join(60)
+    assert isinstance(results[0], download.Failed)
 
 
 # Redirects
@@ -522,6 +650,14 @@ def test_an_empty_list_and_none(listed: Listed) -> None:
         listed.find()
     with pytest.raises(StageError, match="has no URL"):
         listed.find("# nothing")
+    listed.path.write_bytes(b"")
+    with pytest.raises(StageError, match="has no URL"):
+        listed.find()
+    listed.path.unlink()
+    os.mkfifo(listed.path)
+    with pytest.raises(StageError, match="is not a regular file"):
+        listed.find()
+    listed.path.unlink()
     listed.path.write_bytes(b"\xff\xfe")
     with pytest.raises(StageError, match=r"list.txt:1: not valid UTF-8"):
         listed.find()

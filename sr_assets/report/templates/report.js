@@ -14,7 +14,9 @@
       head.setAttribute("aria-sort", up ? "ascending" : "descending");
       const body = table.tBodies[0];
       const value = (row) => Number(row.children[column].dataset.value);
-      [...body.rows].sort((a, b) => (up ? value(a) - value(b) : value(b) - value(a)))
+      const last = (row) => Number(Number.isNaN(value(row)));  // what was not measured
+      [...body.rows].sort((a, b) => last(a) - last(b)
+        || (up ? value(a) - value(b) : value(b) - value(a)) || 0)
         .forEach((row) => body.append(row));
     }));
   }
@@ -32,6 +34,30 @@
     showPanel(tabs[0]);
   }
 
+  // Pictures are inside the page, or files beside it.
+  const inside = JSON.parse($("pictures").textContent);
+  const url = (path) => inside[path] || path;
+  for (const image of document.querySelectorAll("img[data-src]")) image.src = url(image.dataset.src);
+
+  // Images: PSNR-Y and SSIM-Y, or one of the further metrics.
+  const metric = $("metric");
+  if (metric) {
+    const cells = [...document.querySelectorAll(".per-image td[data-m0]")];
+    const before = cells.map((cell) => [cell.innerHTML, cell.dataset.value, cell.className]);
+    metric.addEventListener("change", () => cells.forEach((cell, index) => {
+      const [html, value, classes] = before[index];
+      if (metric.value === "") {
+        cell.innerHTML = html;
+        cell.dataset.value = value;
+        cell.className = classes;
+      } else {
+        cell.textContent = cell.dataset[`m${metric.value}`];
+        cell.dataset.value = String(Number(cell.textContent));
+        cell.className = "number";
+      }
+    }));
+  }
+
   // The comparison.
   const viewer = $("viewer");
   if (!viewer) return;
@@ -40,23 +66,42 @@
   const left = $("left"), right = $("right");
   const thumbs = [...document.querySelectorAll(".thumbs button")];
   const zooms = [...document.querySelectorAll("[data-zoom]")];
-  let current = data.images[0], zoom = "fit", position = 0.5;
+  let current = data.images[0], zoom = "fit", position = 0.5, error = false;
 
-  const show = (side, choice) => {
-    const image = $(`image-${side}`), source = current.sources[choice];
-    image.hidden = !source;
-    if (source) {
-      image.src = source.src;
-      image.alt = `${data.titles[choice]}: ${current.name}`;
-    }
-    image.classList.toggle("crisp", choice === "lr" || zoom !== "fit");
-    $(`said-${side}`).textContent = source ? `${data.titles[choice]} ${source.said}` : "not measured";
+  const put = (image, path) => {
+    if (image.dataset.path === path) return;
+    image.dataset.path = path;
+    image.src = url(path);
   };
+  const show = (side, choice) => {
+    const image = $(`image-${side}`), against = $(`against-${side}`);
+    const source = current.sources[choice];
+    const mapped = error && source && choice !== "lr" && choice !== "hr";
+    image.hidden = !source;
+    against.hidden = !mapped;
+    if (mapped) put(against, current.sources.hr.src);
+    if (source) {
+      put(image, source.src);
+      image.alt = `${data.titles[choice]}: ${current.name}${mapped ? ", error map" : ""}`;
+      const file = $(`file-${side}`);
+      if (file) file.href = source.src;
+    }
+    $(`side-${side}`).classList.toggle("error", Boolean(mapped));
+    image.classList.toggle("crisp", choice === "lr" || zoom !== "fit");
+    against.classList.toggle("crisp", zoom !== "fit");
+    $(`said-${side}`).textContent = !source ? "not measured"
+      : `${data.titles[choice]} ${source.said}${mapped ? " error" : ""}`;
+  };
+  for (const side of ["left", "right"]) {
+    $(`image-${side}`).addEventListener("error", () => {
+      $(`said-${side}`).textContent = `${$(`image-${side}`).dataset.path} is not beside this page`;
+    });
+  }
 
   const place = () => {
     const width = view.clientWidth;
     const at = view.scrollLeft + position * width;
-    $("image-left").style.clipPath = `inset(0 ${Math.max(0, canvas.offsetWidth - at)}px 0 0)`;
+    $("side-left").style.clipPath = `inset(0 ${Math.max(0, canvas.offsetWidth - at)}px 0 0)`;
     handle.style.left = `${position * 100}%`;
     divider.value = String(Math.round(position * 100));
     divider.setAttribute("aria-valuetext",
@@ -119,6 +164,13 @@
     refresh();
   });
 
+  $("error").addEventListener("click", () => {
+    error = !error;
+    $("error").setAttribute("aria-pressed", String(error));
+    $("legend").hidden = !error;
+    refresh(middle());
+  });
+
   divider.addEventListener("input", () => { position = Number(divider.value) / 100; place(); });
   const follow = (event) => {
     const box = view.getBoundingClientRect();
@@ -161,16 +213,19 @@
   view.addEventListener("scroll", place, { passive: true });
   window.addEventListener("resize", () => size());
 
-  for (const button of document.querySelectorAll(".group button")) {
-    button.addEventListener("click", () => {
-      const { benchmark, name, row, x, y } = button.dataset;
+  // Crops, points and names of images open the comparison, at their place where they have one.
+  for (const opener of document.querySelectorAll("[data-name]")) {
+    opener.addEventListener("click", () => {
+      const { benchmark, name, row, x, y } = opener.dataset;
       const image = data.images.find((i) => i.benchmark === benchmark && i.name === name);
-      if (row === left.value) left.value = right.value;
-      right.value = row;
-      zoom = "4";
-      press(zooms, zooms.find((z) => z.dataset.zoom === "4"));
-      choose(image, { x: Number(x), y: Number(y) });
+      if (opener.dataset.left) left.value = opener.dataset.left;
+      if (row && row === left.value) left.value = right.value;
+      if (row) right.value = row;
+      zoom = x ? "4" : "fit";
+      press(zooms, zooms.find((z) => z.dataset.zoom === zoom));
+      choose(image, x ? { x: Number(x), y: Number(y) } : undefined);
       $("compare").scrollIntoView();
+      divider.focus({ preventScroll: true });
     });
   }
 

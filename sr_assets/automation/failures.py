@@ -1,0 +1,140 @@
+"""Tells of failed runs: one line to a webhook, by mail, or both, as the environment says.
+
+Where nothing is set, nothing is told; which runs fail and why is in the UI all the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import dagster as dg
+
+from sr_assets.automation.names import ADDRESS_VARIABLE
+
+SENSOR = "tell_failures"
+_EVERY = 30  # seconds
+_WITHIN = 10.0  # seconds for a server to answer
+_LONGEST = 500  # characters
+
+
+@dataclass(frozen=True)
+class Outlets:
+    """Where failures are told."""
+
+    webhook: str | None
+    """URL that {"text": line} is posted to."""
+    mail_to: str | None
+    mail_from: str
+    smtp: str
+    """host or host:port of the mail server."""
+
+    def __bool__(self) -> bool:
+        return bool(self.webhook or self.mail_to)
+
+
+def outlets_of(webhook_variable: str) -> Outlets:
+    """What the environment names: the webhook, SRD_MAIL_TO, SRD_MAIL_FROM and SRD_SMTP."""
+    to = os.environ.get("SRD_MAIL_TO") or None
+    return Outlets(
+        webhook=os.environ.get(webhook_variable) or None,
+        mail_to=to,
+        mail_from=os.environ.get("SRD_MAIL_FROM") or to or "",
+        smtp=os.environ.get("SRD_SMTP") or "localhost",
+    )
+
+
+def line_of(run: dg.DagsterRun, reasons: Iterable[str], recipe: str, address: str | None) -> str:
+    """One line: what failed, why, and where to look.
+
+    Args:
+        run: that failed.
+        reasons: of its failed steps.
+        recipe: name of the recipe.
+        address: of the UI, where it is known.
+    """
+    why = "; ".join(dict.fromkeys(reasons)) or "the run ended before its steps did"
+    short = " ".join(why.split())
+    short = short if len(short) <= _LONGEST else f"{short[: _LONGEST - 3]}..."
+    where = f"{address}/runs/{run.run_id}" if address else f"run {run.run_id} in the UI"
+    return f"SR Distillery, recipe {recipe}: {short} (look at {where})"
+
+
+def tell(line: str, outlets: Outlets) -> list[str]:
+    """Sends the line to every outlet; what could not be sent, a reason each."""
+    problems = []
+    if outlets.webhook:
+        try:
+            _post(outlets.webhook, line)
+        except (OSError, ValueError) as error:
+            problems.append(f"the webhook did not take it: {error}")
+    if outlets.mail_to:
+        try:
+            _mail(line, outlets)
+        except (OSError, ValueError) as error:
+            problems.append(f"mail server {outlets.smtp} did not take it: {error}")
+    return problems
+
+
+def failure_sensor(recipe: str, webhook_variable: str, running: bool) -> dg.SensorDefinition:
+    """The sensor that sees every failed run of the code location."""
+    outlets = outlets_of(webhook_variable)
+    status = (
+        dg.DefaultSensorStatus.RUNNING if running and outlets else dg.DefaultSensorStatus.STOPPED
+    )
+
+    @dg.run_failure_sensor(
+        name=SENSOR,
+        description="Tells of failed runs by webhook or mail; docs/automation.md says how.",
+        default_status=status,
+        minimum_interval_seconds=_EVERY,
+    )
+    def sensor(context: dg.RunFailureSensorContext) -> dg.SkipReason | None:
+        outlets = outlets_of(webhook_variable)
+        if not outlets:
+            return dg.SkipReason(f"neither {webhook_variable} nor SRD_MAIL_TO is set")
+        reasons = [_reason(event) for event in context.get_step_failure_events()]
+        line = line_of(context.dagster_run, reasons, recipe, os.environ.get(ADDRESS_VARIABLE))
+        for problem in tell(line, outlets):
+            context.log.error(problem)
+        return None
+
+    return sensor
+
+
+def _reason(event: dg.DagsterEvent) -> str:
+    """Why a step failed: our own words where the failure is ours, else the innermost error."""
+    data = event.step_failure_data
+    if data.user_failure_data is not None and data.user_failure_data.description:
+        return data.user_failure_data.description
+    error = data.error
+    while error is not None and error.cause is not None:
+        error = error.cause
+    lines = error.message.strip().splitlines() if error is not None else []
+    return f"{event.step_key}: {lines[-1] if lines else 'no reason was recorded'}"
+
+
+def _post(url: str, line: str) -> None:
+    from urllib.request import Request, urlopen
+
+    if not url.startswith(("http://", "https://")):
+        raise ValueError("its URL begins with neither http:// nor https://")
+    body = json.dumps({"text": line}).encode()
+    request = Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
+    with urlopen(request, timeout=_WITHIN):  # noqa: S310
+        pass
+
+
+def _mail(line: str, outlets: Outlets) -> None:
+    import smtplib
+    from email.message import EmailMessage
+
+    message = EmailMessage()
+    message["Subject"] = "SR Distillery: a run failed"
+    message["From"], message["To"] = outlets.mail_from, outlets.mail_to
+    message.set_content(line)
+    host, _, port = outlets.smtp.partition(":")
+    with smtplib.SMTP(host, int(port or 25), timeout=_WITHIN) as server:
+        server.send_message(message)

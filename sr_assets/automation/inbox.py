@@ -1,0 +1,140 @@
+"""The inbox: each new folder of images in it is registered as a dataset, once it has settled.
+
+What is made of the dataset then is the business of `freshness.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import dagster as dg
+
+from sr_assets.graph import partition_keys
+from sr_assets.lineage.added import register
+from sr_assets.lineage.code_version import digest_of
+from sr_assets.lineage.dagster_assets import PARTITIONS
+from sr_assets.lineage.stage import StageError
+from sr_assets.recipe.loading import shipped_recipes
+from sr_assets.recipe.models import Recipe
+from sr_assets.recipe.sources import FolderSource
+from sr_assets.sources.files import scan, stamps
+
+SENSOR = "inbox"
+_EVERY = 30  # seconds
+
+
+@dataclass
+class Arrivals:
+    """What one look into the inbox found."""
+
+    settled: dict[str, Path] = field(default_factory=dict)
+    """Name -> folder that can be registered: it is as it was at the last look."""
+    digests: dict[str, str] = field(default_factory=dict)
+    """Name -> digest of names, sizes and times of the images of what is not settled yet."""
+    said: list[str] = field(default_factory=list)
+    """A line for each thing that waits or cannot be taken."""
+
+
+def inbox_of(recipe: Recipe, recipe_name: str) -> Path:
+    """The recipe's inbox: beside its file, or below the current folder for a shipped recipe."""
+    shipped = recipe_name in shipped_recipes()
+    base = Path.cwd() if shipped else Path(recipe_name).absolute().parent
+    return base / Path(recipe.automation.inbox).expanduser()
+
+
+def look(inbox: Path, recipe: Recipe, before: Mapping[str, str]) -> Arrivals:
+    """What is in the inbox and no dataset yet.
+
+    Args:
+        inbox: the folder; it need not exist.
+        recipe: with the datasets that are registered already.
+        before: `digests` of the last look.
+    """
+    found = Arrivals()
+    if not inbox.is_dir():
+        found.said.append(f"folders of images that are put into {inbox} become datasets")
+        return found
+    known = {
+        source.path: name
+        for name, dataset in {**recipe.datasets, **recipe.benchmarks}.items()
+        if isinstance(source := dataset.source, FolderSource)
+    }
+    for entry in sorted(inbox.iterdir()):
+        name = entry.name
+        if str(entry) in known:
+            continue
+        if name.startswith("."):
+            found.said.append(f"{name} is hidden: rename it to take it")
+        elif not entry.is_dir():
+            found.said.append(f"{name} is no folder: put it into one")
+        elif name in recipe.datasets or name in recipe.benchmarks:
+            found.said.append(f"{name} is the name of another dataset: rename the folder")
+        else:
+            _judge(entry, before.get(name), found)
+    return found
+
+
+def inbox_sensor(
+    load: Callable[[], Recipe], recipe_name: str, status: dg.DefaultSensorStatus
+) -> dg.SensorDefinition:
+    """The sensor that registers what has settled, and adds its partitions."""
+
+    @dg.sensor(
+        name=SENSOR,
+        description="Registers each new folder of images in the recipe's inbox as a dataset.",
+        default_status=status,
+        minimum_interval_seconds=_EVERY,
+    )
+    def sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        recipe = load()
+        before = json.loads(context.cursor) if context.cursor else {}
+        found = look(inbox_of(recipe, recipe_name), recipe, before)
+        taken = []
+        for name, folder in found.settled.items():
+            try:
+                register(recipe, name, str(folder), benchmark=False)
+                taken.append(name)
+            except StageError as error:
+                found.said.append(str(error))
+                found.digests[name] = before[name]  # to be said again, until it is mended
+        recipe = load() if taken else recipe
+        said = [f"registered {', '.join(taken)}"] if taken else []
+        return dg.SensorResult(
+            # Whatever is not known yet, so that a kill right after `register` loses nothing.
+            dynamic_partitions_requests=[
+                definition.build_add_request(new)
+                for kind, definition in PARTITIONS.items()
+                if (new := _unknown(context.instance, recipe, kind, definition))
+            ],
+            skip_reason="; ".join([*said, *found.said]) or "nothing new",
+            cursor=json.dumps(found.digests),
+        )
+
+    return sensor
+
+
+def _judge(folder: Path, before: str | None, found: Arrivals) -> None:
+    images = stamps(scan(folder, ("*",)))
+    digest = digest_of(images)
+    if not images:
+        found.said.append(f"{folder.name} holds no image yet")
+    elif before == digest:
+        found.settled[folder.name] = folder
+    else:
+        found.digests[folder.name] = digest
+        found.said.append(
+            f"{folder.name} holds {len(images)} images; it is taken when it changes no more"
+        )
+
+
+def _unknown(
+    instance: dg.DagsterInstance,
+    recipe: Recipe,
+    kind: str,
+    definition: dg.DynamicPartitionsDefinition,
+) -> list[str]:
+    known = set(instance.get_dynamic_partitions(str(definition.name)))
+    return [key for key in partition_keys(recipe, kind) if key not in known]  # type: ignore[arg-type]
