@@ -186,6 +186,8 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The same data with the paths of its sources and of weights to start from made absolute."""
 
     def absolute(path: str) -> str:
+        if not path.strip():  # refused by its model, which can then say so
+            return path
         return str((folder / Path(path).expanduser()).absolute())
 
     def mend(section: Any) -> Any:

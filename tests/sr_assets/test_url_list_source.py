@@ -1,6 +1,7 @@
 """Images behind URLs, fetched from a server on localhost that can misbehave in every way needed."""
 
 import hashlib
+import io
 import json
 import logging
 import os
@@ -20,13 +21,17 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from upath import UPath
 
+from sr_assets.assets.intake import Intake
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.sources import UrlListSource
 from sr_assets.sources import download
 from sr_assets.sources.files import Fetching, Found
 from sr_assets.sources.finding import find, fingerprint
 from sr_assets.sources.url_list import names
+from sr_assets.storage import OutputFolder
 
 
 def body(seed: int, size: int = 5000) -> bytes:
@@ -224,6 +229,25 @@ def test_a_new_digest_in_the_list_has_the_file_fetched_again(site: Site, listed:
     site.files = {"/1.png": body(2)}
     assert taken(listed.find()) == {"1.png": body(1)}
     assert taken(listed.find(f"{site.url}/1.png {sha256(body(2))}")) == {"1.png": body(2)}
+
+
+def test_a_resume_takes_what_is_in_the_cache_now(
+    site: Site, listed: Listed, tmp_path: Path
+) -> None:
+    def photo(grey: int) -> bytes:
+        file = io.BytesIO()
+        Image.new("L", (8, 8), grey).save(file, "BMP")  # of one size, whatever is in it
+        return file.getvalue()
+
+    def take(found: Found) -> list[str]:
+        intake = Intake(OutputFolder(UPath(tmp_path / "out")), 100.0)
+        return [intake.take(file).sha256 for file in found.files]
+
+    site.files = {"/1.bmp": photo(1)}
+    line = f"{site.url}/1.bmp"
+    assert take(listed.find(line)) == [sha256(photo(1))]
+    site.files = {"/1.bmp": photo(2)}
+    assert take(listed.find(f"{line} {sha256(photo(2))}")) == [sha256(photo(2))]
 
 
 def test_what_a_server_refuses_is_quarantined(site: Site, listed: Listed) -> None:
