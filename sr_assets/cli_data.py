@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -87,8 +88,9 @@ def collect(
 ) -> None:
     """Removes outputs that nothing needs any more, after showing them and how much they take.
 
-    Kept are current outputs, what the recipe as it is now would use again, and all that a release
-    was made from. Going back to an older recipe is free only until then. Example: srd gc --dry-run
+    Kept are current outputs, what the recipe as it is now would use again, and what releases name.
+    Recipes that share a root and names of assets take each other's for their own older ones: give
+    each a root. Going back to an older recipe is free only until then. Example: srd gc --dry-run
     """
     from sr_assets.graph import build_graph
     from sr_assets.home import open_instance
@@ -118,7 +120,10 @@ def collect(
         if not yes and not sys.stdin.isatty():
             raise click.UsageError("nothing was removed: give --yes where nobody can be asked")
         if yes or click.confirm("Remove them?"):
-            removed = remove(found)
+            # Somebody may have thought long, and builds may have begun to need some of it.
+            with open_instance() as instance:
+                again = find_unneeded(graph, instance, older_than=older_than, dropped=dropped)
+            removed = remove(replace(found, unneeded=again.shared_with(found)))
             if not as_json:
                 click.echo(f"Removed {_counted(removed, 'folder')}.")
     if as_json:

@@ -23,7 +23,12 @@ from upath import UPath
 
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version
-from sr_assets.lineage.records import address_of, addresses_and_paths, current_address
+from sr_assets.lineage.records import (
+    address_of,
+    addresses_and_paths,
+    current_address,
+    current_output,
+)
 from sr_assets.lineage.runs import bury_dead_runs
 from sr_assets.lineage.stage import Ref, StageError
 from sr_assets.storage import Output, building_folder, is_local, open_output
@@ -65,6 +70,11 @@ class Findings:
     unknown: tuple[Path, ...]
     """Outputs that are damaged, or that no record of this Dagster home names."""
 
+    def shared_with(self, other: Findings) -> tuple[Unneeded, ...]:
+        """What can go by both."""
+        theirs = {item.path for item in other.unneeded}
+        return tuple(item for item in self.unneeded if item.path in theirs)
+
 
 def find_unneeded(
     graph: Graph, instance: dg.DagsterInstance, *, older_than: float, dropped: bool = False
@@ -91,7 +101,9 @@ def find_unneeded(
         )
     _refuse_while_running(instance)
     before = time.time() - older_than * _HOUR
-    wanted, released, mine = _wanted(graph), _released(graph.root), set(graph.refs())
+    (wanted, complete), released = _wanted(graph, instance), _released(graph.root)
+    mine = set(graph.refs())
+    places = {Path(str(graph.folder(ref))) for ref in mine}
     records: dict[Ref, tuple[str | None, set[str]]] = {}
     unneeded: list[Unneeded] = []
     theirs: set[str] = set()
@@ -100,27 +112,28 @@ def find_unneeded(
         if folder in wanted:
             continue
         if _BUILDING.fullmatch(folder.name):
-            if _touched(folder) < before and not _in_use(folder):
+            if folder.parent not in places:  # somebody else's, whatever it is
+                unknown.append(folder)
+            elif complete and _touched(folder) < before and not _in_use(folder):
                 place = folder.parent.relative_to(Path(str(graph.root))).as_posix()
                 unneeded.append(Unneeded(folder, "building", place, _count(folder)))
             continue
-        output = open_output(UPath(folder))
+        output = _opened(folder)
         ref = _ref(graph, folder, output)
         if ref is None or output is None:
             unknown.append(folder)
             continue
         if (str(ref), output.data_version) in released:
             continue
-        if ref in mine or not dropped:
-            if ref not in records:
-                records[ref] = _records(instance, graph, ref)
-            current, named = records[ref]
-            if folder.name == current:
-                theirs |= set() if ref in mine else {str(ref)}
-                continue
-            if folder.name not in named:
-                unknown.append(folder)
-                continue
+        if ref not in records:
+            records[ref] = _records(instance, graph, ref)
+        current, named = records[ref]
+        if folder.name not in named:
+            unknown.append(folder)
+            continue
+        if folder.name == current and (ref in mine or not dropped):
+            theirs |= set() if ref in mine else {str(ref)}
+            continue
         if _touched(folder) < before and not _in_use(building_folder(UPath(folder))):
             unneeded.append(Unneeded(folder, "output", str(ref), _count(folder)))
     freed = _bytes_freed([u.path for u in unneeded])
@@ -158,11 +171,14 @@ def _refuse_while_running(instance: dg.DagsterInstance) -> None:
         )
 
 
-def _wanted(graph: Graph) -> set[Path]:
-    """Folders that a build of the recipe as it is now would use, or build in.
+def _wanted(graph: Graph, instance: dg.DagsterInstance) -> tuple[set[Path], bool]:
+    """Folders that a build of the recipe as it is now would use, or build in, and whether all are.
 
-    Known as far as what they are made from is there: an output that is not whole ends the chain.
+    Where one is not whole, the current output stands for it: made again, it often has the same
+    content, and what is above it is then found at its old address. Where that comes out otherwise,
+    the folders above are not known.
     """
+    complete = True
     versions = {key: code_version(stage) for key, stage in graph.stages.items()}
     whole: dict[Ref, Output] = {}
     folders: set[Path] = set()
@@ -175,9 +191,12 @@ def _wanted(graph: Graph) -> set[Path]:
         outside = dict(stage.outside(ref.partition))
         final = graph.folder(ref) / address_of(stage, ref, versions[ref.asset], inputs, outside)
         folders |= {Path(str(final)), building_folder(final)}
-        if (output := open_output(final)) is not None:
+        if (output := open_output(final)) is None:
+            complete = False
+            output = current_output(instance, graph, ref)
+        if output is not None:
             whole[ref] = output
-    return folders
+    return folders, complete
 
 
 def _released(root: UPath) -> set[tuple[str, str]]:
@@ -206,11 +225,20 @@ def _folders(root: Path) -> Iterator[Path]:
                     yield folder / name
 
 
+def _opened(folder: Path) -> Output | None:
+    """The whole output in a folder; None also where a marker of that name is not one of ours."""
+    try:
+        return open_output(UPath(folder))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
 def _ref(graph: Graph, folder: Path, output: Output | None) -> Ref | None:
     """What an output is of, where its marker and its place agree."""
-    if output is None or "asset" not in output.marker:
+    asset = None if output is None else output.marker.get("asset")
+    if output is None or not isinstance(asset, str):
         return None
-    ref = Ref(output.marker["asset"], output.marker.get("partition"))
+    ref = Ref(asset, output.marker.get("partition"))
     return ref if Path(str(graph.folder(ref))) == folder.parent else None
 
 

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http.client import HTTPException
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import dagster as dg
 
@@ -18,6 +22,10 @@ SENSOR = "tell_failures"
 _EVERY = 30  # seconds
 _WITHIN = 10.0  # seconds for a server to answer
 _LONGEST = 500  # characters
+
+
+class _UnusableURL(ValueError):  # noqa: N818 - told, not raised further
+    """The message may be shown."""
 
 
 @dataclass(frozen=True)
@@ -63,19 +71,42 @@ def line_of(run: dg.DagsterRun, reasons: Iterable[str], recipe: str, address: st
 
 
 def tell(line: str, outlets: Outlets) -> list[str]:
-    """Sends the line to every outlet; what could not be sent, a reason each."""
+    """Sends the line to every outlet; what could not be sent, a reason each.
+
+    No reason quotes the URL of the webhook, which is a secret.
+    """
     problems = []
-    if outlets.webhook:
-        try:
-            _post(outlets.webhook, line)
-        except (OSError, ValueError) as error:
-            problems.append(f"the webhook did not take it: {error}")
-    if outlets.mail_to:
-        try:
-            _mail(line, outlets)
-        except (OSError, ValueError) as error:
-            problems.append(f"mail server {outlets.smtp} did not take it: {error}")
+    url = outlets.webhook
+    if url and (why := _sent(lambda: _post(url, line))):
+        problems.append(f"the webhook did not take it: {why}")
+    if outlets.mail_to and (why := _sent(lambda: _mail(line, outlets))):
+        problems.append(f"mail server {outlets.smtp} did not take it: {why}")
     return problems
+
+
+def _sent(send: Callable[[], None]) -> str:
+    """Why sending failed; empty where it did not.
+
+    On a thread of its own: the time-outs of sockets are for each piece of an answer, and a server
+    that drips would hold the sensor.
+    """
+    why: list[str] = []
+
+    def work() -> None:
+        try:
+            send()
+        except HTTPError as error:
+            why.append(f"HTTP {error.code}")
+        except _UnusableURL as error:
+            why.append(str(error))
+        except (OSError, ValueError, HTTPException) as error:
+            reason = getattr(error, "strerror", None) or getattr(error, "reason", None)
+            why.append(f"{type(error).__name__}{f' ({reason})' if reason else ''}")
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    thread.join(_WITHIN)
+    return f"no answer within {_WITHIN:g} s" if thread.is_alive() else "".join(why)
 
 
 def failure_sensor(recipe: str, webhook_variable: str, running: bool) -> dg.SensorDefinition:
@@ -117,10 +148,8 @@ def _reason(event: dg.DagsterEvent) -> str:
 
 
 def _post(url: str, line: str) -> None:
-    from urllib.request import Request, urlopen
-
     if not url.startswith(("http://", "https://")):
-        raise ValueError("its URL begins with neither http:// nor https://")
+        raise _UnusableURL("its URL begins with neither http:// nor https://")
     body = json.dumps({"text": line}).encode()
     request = Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
     with urlopen(request, timeout=_WITHIN):  # noqa: S310

@@ -68,6 +68,8 @@ def look(inbox: Path, recipe: Recipe, before: Mapping[str, str]) -> Arrivals:
             continue
         if name.startswith("."):
             found.said.append(f"{name} is hidden: rename it to take it")
+        elif entry.is_symlink():
+            found.said.append(f"{name} is a link: put the folder itself here, or srd add-dataset")
         elif not entry.is_dir():
             found.said.append(f"{name} is no folder: put it into one")
         elif name in recipe.datasets or name in recipe.benchmarks:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
+from PIL import Image
 from test_lineage import World
 from upath import UPath
 
@@ -127,18 +129,25 @@ def test_what_a_killed_build_left_goes_unless_the_build_would_go_on_with_it(worl
     status = world.states()
     assert status[str(ref)][0] == "fresh"
     current = find(world).unneeded  # all that may go beside
-    wanted = _current(world, ref)
-    shutil.rmtree(wanted)
-    going_on = building_folder(UPath(wanted))
-    for folder in (dead, held, going_on):
-        folder.mkdir()
+    foreign = world.graph().folder(ref).parent / "mine" / f".{'c' * 24}.partial"
+    for folder in (dead, held, Path(str(foreign))):
+        folder.mkdir(parents=True)
         (folder / "part").write_bytes(b"x" * 5000)
     with FileLock(held.with_suffix(".lock")):
         found = find(world)
         left = {item.path for item in found.unneeded} - {item.path for item in current}
         assert left == {dead}
         remove(found)
-        assert held.exists() and going_on.exists() and not dead.exists()
+        assert held.exists() and Path(str(foreign)).exists() and not dead.exists()
+
+    wanted = _current(world, ref)
+    shutil.rmtree(wanted)
+    going_on = building_folder(UPath(wanted))
+    for folder in (dead, going_on):
+        folder.mkdir()
+        (folder / "part").write_bytes(b"x" * 5000)
+    left = {item.path for item in find(world).unneeded} - {item.path for item in current}
+    assert not left, "while something is not fresh, it is not known which of them a build needs"
 
 
 def _current(world: World, ref: Ref) -> Path:
@@ -169,13 +178,19 @@ def test_an_object_store_is_refused(world: World) -> None:
 
 @pytest.fixture
 def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`srd gc` in a project of which nothing is made but a half-built folder."""
+    """`srd gc` in a small project that is all made, with a half-built folder beside."""
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
+    for seed in range(2):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{seed}.png")
     (tmp_path / "r.yaml").write_text(
         "name: r\ndatasets: {d: {source: {kind: folder, path: images}}}\n"
+        "silver: {min_side: 16, patch_size: 16, stride: 16}\n"
     )
+    made = CliRunner().invoke(main, ["build", "-r", "r.yaml"])
+    assert made.exit_code == 0, made.output
     left = tmp_path / "data" / "r" / "gold" / "pairs" / "d" / f".{'0' * 24}.partial"
     left.mkdir(parents=True)
     (left / "part").write_bytes(b"x" * 100_000)
