@@ -14,6 +14,8 @@ from pathlib import Path
 
 import click
 
+from sr_assets.report.numbers import byte_size
+
 
 def add_commands(group: click.Group) -> None:
     """Adds the commands to the `srd` group."""
@@ -110,8 +112,9 @@ def collect(
             click.echo(f"{name[0]}: {_counted(len(folders), what)}, {_counted(files, 'file')}")
         for line in _kept_lines(len(found.unknown), len(found.theirs)):
             click.echo(line)
+        freed = byte_size(found.bytes_freed)
         click.echo(
-            f"{_counted(len(found.unneeded), 'folder')} can go: {_size(found.bytes_freed)} freed."
+            f"{_counted(len(found.unneeded), 'folder')} can go: {freed} freed."
             if found.unneeded
             else "Nothing to remove."
         )
@@ -151,13 +154,3 @@ def _kept_lines(unknown: int, theirs: int) -> Iterator[str]:
 
 def _counted(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
-
-
-def _size(count: int) -> str:
-    """Bytes for a person, in powers of 1000."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from sr_assets.assets.intake import Intake, name_of
-from sr_assets.assets.own_lr import FOLDER, lr_row, with_own_lr
+from sr_assets.ahead import ahead
+from sr_assets.assets.intake import FILES, Intake, keep_only, name_of
+from sr_assets.assets.own_lr import FOLDER, MARK, lr_row, with_own_lr
 from sr_assets.lineage.stage import Stage, StageContext, StageError
 from sr_assets.pictures import BadImage, Pixels, decode_rgb
 from sr_assets.recipe.models import Recipe
@@ -21,7 +21,7 @@ from sr_assets.report.dataset_page import Shown, contact_sheet, page, summary, t
 from sr_assets.report.markdown import visible
 from sr_assets.sources.files import Fetching, Found
 from sr_assets.sources.finding import find, fingerprint, modules
-from sr_assets.storage import Output, OutputFolder, cache_folder
+from sr_assets.storage import Output, cache_folder
 from sr_assets.stores.manifest import MANIFEST, ManifestRow, from_parquet, to_parquet
 
 KEY = "bronze/images"
@@ -56,7 +56,7 @@ def stages(recipe: Recipe) -> list[Stage]:
             return {}
         dataset = _dataset(recipe, partition)[1]
         own = fingerprint(dataset.lr) if dataset.lr else {}
-        lr = {f"(LR) {name}": stamp for name, stamp in own.items()}
+        lr = {MARK + name: stamp for name, stamp in own.items()}
         return {**fingerprint(dataset.source), **lr}
 
     return [
@@ -102,7 +102,7 @@ def read_lr(output: Output, row: ManifestRow, max_megapixels: float) -> Pixels:
 
 
 def read_image(
-    output: Output, row: ManifestRow, max_megapixels: float, folder: str = "files"
+    output: Output, row: ManifestRow, max_megapixels: float, folder: str = FILES
 ) -> Pixels:
     """One image of a bronze output as upright 8-bit sRGB, uint8 [H, W, 3].
 
@@ -147,7 +147,7 @@ def _run(context: StageContext) -> dict[str, Any]:
             f"{where}: none of {len(rows)} images can be used ({reasons}); "
             "docs/images.md says what is accepted"
         )
-    _sweep(context.output, good)
+    keep_only(context.output, FILES, (row.path for row in good))
     context.output.write_bytes(MANIFEST, to_parquet(rows))
     counts = {
         "images": len(good),
@@ -187,33 +187,18 @@ def _take(found: Found, context: StageContext) -> list[ManifestRow]:
     intake = Intake(context.output, context.recipe.bronze.max_megapixels)
     rows: list[ManifestRow] = []
     first: dict[str, str] = {}
-    with (
-        ThreadPoolExecutor(context.recipe.compute.workers) as pool,
-        context.progress(f"{KEY}[{context.partition}]", len(found.files)) as advance,
-    ):
-        try:
-            # In sorted order, whatever thread is done first: the first of equal files stays.
-            for row in pool.map(intake.take, found.files):
-                if row.ok and row.sha256 in first:
-                    context.output.discard(name_of(row.path))
-                    reason = f"duplicate of {visible(first[row.sha256])}"
-                    row = replace(row, status="quarantined", reason=reason)
-                elif row.ok:
-                    first[row.sha256] = row.path
-                rows.append(row)
-                advance(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with context.progress(f"{KEY}[{context.partition}]", len(found.files)) as advance:
+        # In sorted order, whatever thread is done first: the first of equal files stays.
+        for row in ahead(context.recipe.compute.workers, intake.take, found.files):
+            if row.ok and row.sha256 in first:
+                context.output.discard(name_of(row.path))
+                reason = f"duplicate of {visible(first[row.sha256])}"
+                row = replace(row, status="quarantined", reason=reason)
+            elif row.ok:
+                first[row.sha256] = row.path
+            rows.append(row)
+            advance(1)
     return rows
-
-
-def _sweep(output: OutputFolder, good: Sequence[ManifestRow]) -> None:
-    """Removes what a killed run took and the source has lost since."""
-    wanted = {name_of(row.path) for row in good}
-    for name in [name for name in output.files if name.startswith("files/")]:
-        if name not in wanted:
-            output.discard(name)
 
 
 def _show(

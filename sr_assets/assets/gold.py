@@ -18,6 +18,7 @@ from sr_assets.ahead import ahead
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
+from sr_assets.report.markdown import table
 from sr_assets.stores.pairs import PairWriter, SampleSteps, params_table
 from sr_assets.stores.patches import PatchReader
 from sr_assets.stores.shards import DamagedStoreError
@@ -148,10 +149,10 @@ def _how_often(steps: list[tuple[SampleSteps, ...]]) -> str:
         for key in {(step.op, step.kind) for step in sample}:
             counts[key] = counts.get(key, 0) + 1
     rows = [
-        f"| {op} | {kind} | {n} | {n / max(1, len(samples)):.0%} |"
+        (op, kind, str(n), f"{n / max(1, len(samples)):.0%}")
         for (op, kind), n in sorted(counts.items())
     ]
-    return "\n".join(["| step | kind | samples | share |", "|---|---|---|---|", *rows])
+    return table(("step", "kind", "samples", "share"), rows)
 
 
 def settings_of_degradation(recipe: Recipe) -> Mapping[str, Any]:

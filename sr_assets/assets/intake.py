@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,21 @@ from sr_assets.sources.files import SourceFile, stamp
 from sr_assets.storage import OutputFolder, hash_file
 from sr_assets.stores.manifest import ManifestRow
 
+#: Folder of a bronze output with the images.
+FILES = "files"
 
-def name_of(path: str, folder: str = "files") -> str:
+
+def name_of(path: str, folder: str = FILES) -> str:
     """Where an image lies inside a bronze output; LR that came with it is in the folder `lr`."""
     return f"{folder}/{path}"
+
+
+def keep_only(output: OutputFolder, folder: str, paths: Iterable[str]) -> None:
+    """Removes all other images of a folder: of rows that are not ok, and what a killed run took."""
+    wanted = {name_of(path, folder) for path in paths}
+    for name in [name for name in output.files if name.startswith(f"{folder}/")]:
+        if name not in wanted:
+            output.discard(name)
 
 
 @dataclass
@@ -30,7 +42,7 @@ class Intake:
 
     output: OutputFolder
     max_megapixels: float
-    folder: str = "files"
+    folder: str = FILES
     """Of the output."""
     _known: dict[str, tuple[str, ManifestRow]] = field(init=False)
     """Shown name -> which file it was, and its row."""

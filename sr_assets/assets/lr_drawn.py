@@ -22,23 +22,17 @@ def process_of(recipe: Recipe) -> Process:
     return PRESETS[degradation] if isinstance(degradation, str) else degradation
 
 
-def key_of(recipe: Recipe, hr: np.ndarray, variant: int) -> bytes:
-    """What decides version `variant` of a patch, uint8 [S, S, 3], beside the process."""
-    return sample_key(recipe.seed, hashlib.sha256(hr.tobytes()).digest(), variant)
-
-
-def drawn_steps(recipe: Recipe, hr: np.ndarray, variant: int) -> tuple[Drawn, ...]:
-    """What is done to version `variant` of a patch, uint8 [S, S, 3]."""
-    height, width = hr.shape[:2]
-    key = key_of(recipe, hr, variant)
-    return draw(process_of(recipe), height, width, recipe.scale, key)
+def keys_of(recipe: Recipe, hr: np.ndarray, variants: int) -> list[bytes]:
+    """What decides each version of a picture, uint8 [H, W, 3], beside the process."""
+    digest = hashlib.sha256(hr.tobytes()).digest()
+    return [sample_key(recipe.seed, digest, variant) for variant in range(variants)]
 
 
 def degraded(recipe: Recipe, hr: np.ndarray) -> np.ndarray:
     """LR of a whole picture, uint8 [H, W, 3] -> uint8 [h, w, 3]: its first version."""
     from sr_models.degradations.second_order import degrade
 
-    return degrade(hr, process_of(recipe), recipe.scale, key_of(recipe, hr, 0))
+    return degrade(hr, process_of(recipe), recipe.scale, keys_of(recipe, hr, 1)[0])
 
 
 def open_lr(context: StageContext, patches: PatchReader) -> LrSource:
@@ -47,14 +41,16 @@ def open_lr(context: StageContext, patches: PatchReader) -> LrSource:
     from sr_models.degradations.second_order import apply
 
     recipe = context.recipe
+    process = process_of(recipe)
 
     def make(n: int, pixels: bool) -> Made:
         hr = patches.hr(n)
-        versions = [drawn_steps(recipe, hr, k) for k in range(recipe.gold.variants)]
+        keys = keys_of(recipe, hr, recipe.gold.variants)
+        steps = [draw(process, hr.shape[0], hr.shape[1], recipe.scale, key) for key in keys]
         lr = None
         if pixels:
-            lr = np.stack([apply(hr, v, key_of(recipe, hr, k)) for k, v in enumerate(versions)])
-        return Made(lr, tuple(_applied(version) for version in versions))
+            lr = np.stack([apply(hr, s, key) for s, key in zip(steps, keys, strict=True)])
+        return Made(lr, tuple(map(_applied, steps)))
 
     gold = recipe.gold
     return LrSource(gold.name, make, gold.variants, {"codecs": versions()})

@@ -6,10 +6,10 @@ Which LR belongs to which HR by its name is `sr_assets/sources/pairing.py`.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from sr_assets.assets.intake import Intake, name_of
+from sr_assets.ahead import ahead
+from sr_assets.assets.intake import Intake, keep_only
 from sr_assets.lineage.stage import StageContext
 from sr_assets.report.markdown import visible
 from sr_assets.sources.files import Found
@@ -17,6 +17,8 @@ from sr_assets.sources.pairing import match
 from sr_assets.stores.manifest import ManifestRow
 
 FOLDER = "lr"
+#: Before the path of an LR image, where those of HR stand beside it.
+MARK = "(LR) "
 
 
 def with_own_lr(
@@ -42,20 +44,12 @@ def with_own_lr(
         if row.ok and row.path in matched.pairs
     ]
     intake = Intake(context.output, context.recipe.bronze.max_megapixels, FOLDER)
-    with (
-        ThreadPoolExecutor(context.recipe.compute.workers) as pool,
-        context.progress(f"LR of {context.partition}", len(wanted)) as advance,
-    ):
-        paired: dict[str, ManifestRow] = {}
-        try:
-            for (row, _), lr in zip(
-                wanted, pool.map(lambda pair: intake.take(pair[1]), wanted), strict=True
-            ):
-                paired[row.path] = _paired(row, lr, context.recipe.scale)
-                advance(1)
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    paired: dict[str, ManifestRow] = {}
+    with context.progress(f"LR of {context.partition}", len(wanted)) as advance:
+        taken = ahead(context.recipe.compute.workers, intake.take, (lr for _, lr in wanted))
+        for (row, _), lr in zip(wanted, taken, strict=True):
+            paired[row.path] = _paired(row, lr, context.recipe.scale)
+            advance(1)
     reasons = matched.hr_problems
     ended = [
         _refused(row, reasons[row.path])
@@ -63,7 +57,7 @@ def with_own_lr(
         else paired.get(row.path, row)
         for row in rows
     ]
-    _sweep(context, ended)
+    keep_only(context.output, FOLDER, (row.lr for row in ended if row.ok and row.lr))
     refused = {path: file.problem for path, file in files.items() if file.problem}
     alone = {
         matched.pairs[row.path]: f"its HR {visible(row.path)} is in quarantine"
@@ -93,15 +87,7 @@ def _refused(row: ManifestRow, reason: str) -> ManifestRow:
 
 def _left_over(problems: dict[str, str]) -> Iterator[ManifestRow]:
     for path, reason in sorted(problems.items()):
-        yield ManifestRow(f"(LR) {path}", "", None, None, None, 0, "quarantined", reason)
-
-
-def _sweep(context: StageContext, rows: Sequence[ManifestRow]) -> None:
-    """Removes LR that no row needs: of refused pairs, and what a killed run took."""
-    wanted = {name_of(row.lr, FOLDER) for row in rows if row.ok and row.lr}
-    for name in [name for name in context.output.files if name.startswith(f"{FOLDER}/")]:
-        if name not in wanted:
-            context.output.discard(name)
+        yield ManifestRow(MARK + path, "", None, None, None, 0, "quarantined", reason)
 
 
 def lr_row(row: ManifestRow) -> ManifestRow:

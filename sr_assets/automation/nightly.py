@@ -9,13 +9,14 @@ from typing import Any
 import dagster as dg
 from upath import UPath
 
-from sr_assets.automation.nights import TOLERANCE, Night, measure_night, night_from_json
+from sr_assets.automation.nights import TOLERANCE, Night, Row, measure_night, night_from_json
 from sr_assets.automation.nights import measured_refs as refs_of
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import digest_of
 from sr_assets.lineage.progress import shown
 from sr_assets.lineage.records import asset_key
 from sr_assets.lineage.stage import Ref
+from sr_assets.report.markdown import table
 
 KEY = "evaluation/nightly"
 CHECK = "nightly_drift"
@@ -135,11 +136,11 @@ def _result(night: Night, path: str) -> dg.MaterializeResult:
 
 
 def _table(night: Night) -> str:
-    lines = ["| row | benchmark | PSNR-Y (dB) | images |", "|---|---|---|---|"]
-    for row in night.rows:
+    def cells(row: Row) -> tuple[str, ...]:
         psnr = "identical" if row.psnr_y is None else f"{row.psnr_y:.3f}"
-        lines.append(f"| {row.row} | {row.benchmark} | {psnr} | {len(row.images)} |")
-    return "\n".join(lines)
+        return row.row, row.benchmark, psnr, str(len(row.images))
+
+    return table(("row", "benchmark", "PSNR-Y (dB)", "images"), map(cells, night.rows))
 
 
 def _list(lines: list[str]) -> str:

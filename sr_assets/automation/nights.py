@@ -17,6 +17,7 @@ import dagster as dg
 from upath import UPath
 
 from sr_assets.assets.bronze import KEY as BRONZE
+from sr_assets.assets.own_lr import MARK
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version
 from sr_assets.lineage.progress import terminal_bar
@@ -29,7 +30,6 @@ from sr_assets.stores.manifest import MANIFEST, from_parquet
 #: Largest change of an image's PSNR-Y that counts as none (dB).
 TOLERANCE = 0.01
 _RESULTS = "results.json"
-_LR = "(LR) "  # marks a benchmark's own LR image, as bronze does
 _Log = Callable[[str], None]
 
 
@@ -121,7 +121,7 @@ def _check_originals(
             continue
         rows = from_parquet(output.read_bytes(MANIFEST))
         now = {row.path: row.sha256 for row in rows if row.ok}
-        now |= {_LR + row.lr: row.lr_sha256 or "" for row in rows if row.ok and row.lr}
+        now |= {MARK + row.lr: row.lr_sha256 or "" for row in rows if row.ok and row.lr}
         night.originals[benchmark] = now
         before = {} if last is None else last.originals.get(benchmark, {})
         for image in sorted(now.keys() & before.keys()):
@@ -146,9 +146,9 @@ def _edited(
     for name in sorted(now.keys() & before.keys()):
         if now[name] == before[name]:
             continue
-        source = dataset.lr if name.startswith(_LR) else dataset.source
+        source = dataset.lr if name.startswith(MARK) else dataset.source
         if isinstance(source, FolderSource) and name in digests:
-            file = Path(source.path) / name.removeprefix(_LR)
+            file = Path(source.path) / name.removeprefix(MARK)
             # Touched, or written again with the same bytes, is not changed.
             if file.is_file() and _digest(file) == digests[name]:
                 continue

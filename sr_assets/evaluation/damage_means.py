@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sr_assets.evaluation.damage_kinds import NONE
+from sr_assets.report.markdown import table
 
 #: Samples that a kind needs to be called weak or strong.
 FEWEST = 10
@@ -99,28 +100,27 @@ def spots(damage: Mapping[str, Any], row: str) -> list[Spot]:
 
 def markdown(damage: Mapping[str, Any], row: str) -> str:
     """The table of one row, and a line that names where it gains least."""
-    lines = [
-        "| step | kind | samples | PSNR-Y (dB) | bicubic (dB) | gain (dB) |",
-        "|---|---|---|---|---|---|",
-        *(_line("all", "", damage["all"], row)),
-    ]
+    lines = list(_cells("all", "", damage["all"], row))
     for group in damage["groups"]:
         for kind in group["kinds"]:
-            lines += _line(group["name"], kind["label"], kind, row)
+            lines += _cells(group["name"], kind["label"], kind, row)
+    head = ("step", "kind", "samples", "PSNR-Y (dB)", "bicubic (dB)", "gain (dB)")
     weakest = spots(damage, row)[:3]
-    if weakest:
-        said = "; ".join(f"{spot.words} ({spot.gain:+.2f} dB)" for spot in weakest)
-        lines += ["", f"Gains least over bicubic: {said}."]
-    return "\n".join(lines)
+    said = "; ".join(f"{spot.words} ({spot.gain:+.2f} dB)" for spot in weakest)
+    return table(head, lines) + (f"\n\nGains least over bicubic: {said}." if weakest else "")
 
 
-def _line(step: str, label: str, means: Means, row: str) -> Iterator[str]:
+def _cells(step: str, label: str, means: Means, row: str) -> Iterator[tuple[str, ...]]:
     own = means["rows"][row]
     if own["gain"] is not None:
         error = "" if own["error"] is None else f" ± {own['error']:.2f}"
         yield (
-            f"| {step} | {label} | {means['samples']} | {own['psnr_y']:.2f} | "
-            f"{means['bicubic']:.2f} | {own['gain']:+.2f}{error} |"
+            step,
+            label,
+            str(means["samples"]),
+            f"{own['psnr_y']:.2f}",
+            f"{means['bicubic']:.2f}",
+            f"{own['gain']:+.2f}{error}",
         )
 
 

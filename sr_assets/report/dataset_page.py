@@ -6,7 +6,6 @@ It lays out manifest rows and thumbnails; which images are taken was decided bef
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sr_assets.report.markdown import plain, table, visible
+from sr_assets.report.numbers import byte_size
+from sr_assets.report.templating import digest_of_folder, environment
 from sr_assets.stores.manifest import ManifestRow
 
 _TEMPLATES = Path(__file__).parent / "dataset_templates"
@@ -113,18 +114,10 @@ def summary(shown: Shown) -> dict[str, str]:
 
 def page(shown: Shown) -> str:
     """The page as HTML: one file that needs neither a network nor a server."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(visible=visible, size=_size)
+    made = environment(_TEMPLATES)
+    made.filters.update(visible=visible, size=byte_size)
     good, bad = _halves(shown.rows)
-    return environment.get_template("dataset.html.j2").render(
+    return made.get_template("dataset.html.j2").render(
         recipe=shown.recipe,
         name=shown.name,
         counts=shown.counts,
@@ -140,10 +133,7 @@ def page(shown: Shown) -> str:
 
 def template_digest() -> str:
     """Digest of what the page is made of besides code; part of bronze's version."""
-    digest = hashlib.sha256()
-    for path in sorted(_TEMPLATES.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return digest_of_folder(_TEMPLATES)
 
 
 def sides(rows: Sequence[ManifestRow]) -> list[Bar]:
@@ -203,11 +193,3 @@ def _kind(reason: str) -> str:
     if "megapixels" in reason:
         return "too large"
     return reason.split(":")[0]
-
-
-def _size(count: int) -> str:
-    """Bytes as people say them."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"

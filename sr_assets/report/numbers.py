@@ -15,6 +15,16 @@ def short_count(count: float) -> str:
     return f"{count:.0f}"
 
 
+def byte_size(count: int) -> str:
+    """Bytes for a person, in powers of 1000: 950 bytes, 1.4 MB."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
 def three_figures(value: float | None) -> str:
     """A number in three figures without a power of ten: 0.0123, 12.3, 1,234; a dash for None."""
     if value is None:

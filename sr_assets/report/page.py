@@ -6,7 +6,6 @@ page needs neither a network nor a server.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from sr_assets.report.headline import headline
 from sr_assets.report.history import history_lines
 from sr_assets.report.plots import scatter
 from sr_assets.report.tables import image_metrics, image_table, metric_text, score_tables
+from sr_assets.report.templating import digest_of_folder, environment
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _KINDS = {
@@ -102,16 +102,8 @@ def render_page(
 
 
 def _environment() -> Any:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
+    made = environment(_TEMPLATES)
+    made.filters.update(
         columns=_columns,
         db=numbers.decibels,
         ssim=numbers.ssim,
@@ -123,15 +115,12 @@ def _environment() -> Any:
         title=title_of,
         percent=_percent,
     )
-    return environment
+    return made
 
 
 def templates_digest() -> str:
     """Digest of everything the page is made of besides code; part of the leaderboard's version."""
-    digest = hashlib.sha256()
-    for path in sorted(_TEMPLATES.iterdir()):
-        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return digest_of_folder(_TEMPLATES)
 
 
 def title_of(row: str) -> str:

@@ -191,13 +191,8 @@ class TrainingSamples:
 
     def _cut(self, position: int, crop: int, seed: int) -> dict[str, np.ndarray]:
         number, patch, variant = self.sample(position, seed)
-        stored = self._stored(number, patch, variant)
-        if self._fresh:
-            hr = stored["hr"].values.transpose(1, 2, 0)
-            epoch = position // len(self)
-            look = f"{seed}:{epoch}:{self.datasets[number].name}:{patch}:{variant}"
-            lr = self._fresh(hr, look)
-            stored = {**stored, "lr": _Stored(lr.transpose(2, 0, 1))}
+        look = f"{seed}:{position // len(self)}:{self.datasets[number].name}:{patch}:{variant}"
+        stored = self._stored(number, patch, variant, look)
         side = stored["lr"].values.shape[-1]
         cut = draw_cut(self.augment, side, crop, seed, position)
         return {  # cut first, as integers: only what is kept becomes floating
@@ -210,11 +205,17 @@ class TrainingSamples:
     ) -> tuple[np.ndarray, np.ndarray]:
         return changed(self.augment, pair["lr"], pair["hr"], self.scale, crop, seed, position)
 
-    def _stored(self, number: int, patch: int, variant: int) -> dict[str, _Stored]:
-        """All maps of one sample, from memory where they are there."""
+    def _stored(
+        self, number: int, patch: int, variant: int, look: str | None = None
+    ) -> dict[str, _Stored]:
+        """All maps of one sample, from memory where they are there; LR anew for a named look."""
         dataset, keep = self.datasets[number], self._kept.get
         (hr,) = keep((number, "hr", patch), lambda: (dataset.patches.hr(patch),))
-        (lr,) = keep((number, "lr", patch, variant), lambda: (dataset.pairs.lr(patch, variant),))
+        if self._fresh and look is not None:
+            lr = self._fresh(hr, look)
+        else:
+            read_lr = partial(_lr, dataset.pairs, patch, variant)
+            (lr,) = keep((number, "lr", patch, variant), read_lr)
         found = {"lr": _Stored(lr.transpose(2, 0, 1)), "hr": _Stored(hr.transpose(2, 0, 1))}
         for name, cache in dataset.caches.items():
             read_sr = partial(_sr, cache, patch, variant)
@@ -280,6 +281,10 @@ def _training_index(number: int, dataset: DatasetStores) -> np.ndarray:
     index[:, 1] = np.repeat(patches, variants)
     index[:, 2] = np.tile(np.arange(variants), len(patches))
     return index
+
+
+def _lr(pairs: PairReader, patch: int, variant: int) -> tuple[np.ndarray]:
+    return (pairs.lr(patch, variant),)
 
 
 def _sr(cache: CacheReader, patch: int, variant: int) -> tuple[np.ndarray]:
