@@ -142,6 +142,44 @@ def test_a_killed_training_ends_with_the_same_bytes(outputs: Outputs, name: str)
     assert resumed.read_bytes("history.json") == undisturbed.read_bytes("history.json")
 
 
+def test_online_training_killed_or_not_ends_with_the_same_bytes(outputs: Outputs) -> None:
+    plain = {"kind": "plain", "network": COMPACT, "train": TRAIN}
+    models_of_two = {"stored": plain, "online": {**plain, "online": True}}
+    recipe = make_recipe(models=models_of_two, gold={"degradation": "realworld"})
+    online, stored = (stage_of(recipe, f"model/{n}/checkpoint") for n in ("online", "stored"))
+    undisturbed = outputs.run(online, recipe, "undisturbed")
+    with pytest.raises(KilledError):
+        outputs.run(online, recipe, "killed", advanced=killed_after(5, []))
+    seen: list[int] = []
+    resumed = outputs.run(online, recipe, "killed", advanced=seen.append)
+    assert sum(seen) == 6 and seen[0] == 4
+    assert resumed.data_version == undisturbed.data_version
+    assert outputs.run(stored, recipe).data_version != undisturbed.data_version
+
+
+def test_online_training_is_made_from_the_settings_of_the_degradation() -> None:
+    plain = {"kind": "plain", "network": COMPACT, "train": TRAIN}
+    models_of_two = {"stored": plain, "online": {**plain, "online": True}}
+
+    def stages(**gold: Any) -> tuple[Stage, Stage]:
+        recipe = make_recipe(models=models_of_two, gold={"degradation": "realworld", **gold})
+        return stage_of(recipe, "model/online/checkpoint"), stage_of(
+            recipe, "model/stored/checkpoint"
+        )
+
+    (online, stored), (changed, same) = stages(), stages(degradation="light")
+    assert "sr_assets.assets.online" in online.modules
+    assert "sr_models.degradations.second_order" in module_digests(online.modules)
+    assert "sr_assets.assets.online" not in stored.modules
+    assert dict(stored.settings) == dict(same.settings)
+    moved = {
+        k
+        for k in online.settings | changed.settings
+        if online.settings.get(k) != changed.settings.get(k)
+    }
+    assert moved and all(key.startswith("gold.") for key in moved)
+
+
 def test_a_killed_cache_keeps_its_shards(outputs: Outputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(expert_cache, "_SHARD_SAMPLES", 5)
     recipe = make_recipe()

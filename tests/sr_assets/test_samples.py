@@ -214,3 +214,76 @@ def test_mistakes_are_named() -> None:
         TrainingSamples([dataset("a", plain)], SCALE, features=("grl",))
     with pytest.raises(ValueError, match="a crop of 13 does not fit"):
         two_datasets().batch(0, 1, 13, 0)
+
+
+class WithoutStoredLr(Memory):
+    """Breaks when the stored LR of a training patch is read."""
+
+    def lr(self, n: int, k: int) -> np.ndarray:
+        assert self.split[n], "the stored LR of a training patch was read"
+        return super().lr(n, k)
+
+
+def drawn_lr(hr: np.ndarray, look: str) -> np.ndarray:
+    """LR whose brightness tells which look it is."""
+    return (downscale_uint8(hr, SCALE) // 4 + sum(look.encode()) % 192).astype(np.uint8)
+
+
+def online(looks: list[str] | None = None) -> TrainingSamples:
+    def fresh(hr: np.ndarray, look: str) -> np.ndarray:
+        if looks is not None:
+            looks.append(look)
+        return drawn_lr(hr, look)
+
+    stores = [dataset("a", WithoutStoredLr(3, 4, seed=1), ())]
+    stores.append(dataset("b", WithoutStoredLr(2, 3, 2, seed=2), ()))
+    return TrainingSamples(stores, SCALE, fresh=fresh)
+
+
+@settings(max_examples=20, deadline=None)
+@given(number=numbers, size=sizes, seed=seeds)
+def test_online_batches_are_functions_of_their_arguments(number: int, size: int, seed: int) -> None:
+    used = online()
+    used.batch(number + 3, size, 8, seed + 1)
+    one, other = used.batch(number, size, 8, seed), online().batch(number, size, 8, seed)
+    assert one.keys() == other.keys() == {"lr", "hr"}
+    assert all(one[key].tobytes() == other[key].tobytes() for key in one)
+
+
+def test_online_every_look_at_a_sample_has_an_lr_of_its_own() -> None:
+    looks: list[str] = []
+    samples = online(looks)
+    epoch = len(samples)
+    for number in range(3 * epoch):
+        samples.batch(number, 1, 8, seed=5)
+    assert len(looks) == len(set(looks)) == 3 * epoch
+    seen = set(looks)
+    for number in range(epoch):
+        samples.batch(number, 1, 8, seed=6)
+    assert not seen & set(looks[3 * epoch :])  # another seed looks at everything anew
+
+
+def test_online_lr_lies_on_the_hr_that_it_was_made_of() -> None:
+    samples = online()
+    for number in range(len(samples)):
+        batch = samples.batch(number, 1, 8, seed=2)
+        expected = batch["hr"].reshape(1, 3, 8, SCALE, 8, SCALE).mean((3, 5)) / 4
+        rest = batch["lr"] - expected
+        assert rest.std() < 0.02, "more than the brightness of the look is left"
+
+
+def test_online_validation_sees_the_stored_lr() -> None:
+    stored = TrainingSamples([dataset("a", Memory(3, 4, seed=1), ())], SCALE)
+    stores = dataset("a", WithoutStoredLr(3, 4, seed=1), ())
+    drawn = TrainingSamples([stores], SCALE, fresh=drawn_lr)
+    images = list(stored.validation_images())
+    assert images
+    for (name, tiles), (other, others) in zip(images, drawn.validation_images(), strict=True):
+        assert name == other
+        for one, two in zip(tiles, others, strict=True):
+            assert np.array_equal(one.lr, two.lr) and np.array_equal(one.hr, two.hr)
+
+
+def test_online_is_refused_beside_cached_pictures() -> None:
+    with pytest.raises(ValueError, match=r"^online: the cached pictures of hat would not follow"):
+        TrainingSamples([dataset("a", Memory(3, 4))], SCALE, fresh=drawn_lr)
