@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -80,17 +80,38 @@ def cache_folder() -> Path:
 
 def open_output(path: UPath) -> Output | None:
     """The whole output at `path`, or None when there is none (no marker, or a file is missing)."""
+    marker = _marker(path)
+    if marker is None or _broken_files(path, marker):
+        return None
+    return Output(path, marker["data_version"], marker)
+
+
+def why_not_whole(path: UPath) -> str | None:
+    """What is wrong with an output that `open_output` does not open; None when nothing is there."""
+    marker = _marker(path)
+    broken = [] if marker is None else _broken_files(path, marker)
+    more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
+    return f"{broken[0]}{more} of its output {path.name} went or changed" if broken else None
+
+
+def _marker(path: UPath) -> dict[str, Any] | None:
     try:
-        marker = json.loads((path / MARKER).read_bytes())
+        marker: dict[str, Any] = json.loads((path / MARKER).read_bytes())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
         return None
-    for name, entry in marker["files"].items():
+    return marker
+
+
+def _broken_files(path: UPath, marker: Mapping[str, Any]) -> list[str]:
+    """Files that are not there in the size that they were written in."""
+
+    def whole(name: str, size: int) -> bool:
         try:
-            if (path / name).stat().st_size != entry["size"]:
-                return None
+            return bool((path / name).stat().st_size == size)
         except FileNotFoundError:
-            return None
-    return Output(path, marker["data_version"], marker)
+            return False
+
+    return [name for name, entry in marker["files"].items() if not whole(name, entry["size"])]
 
 
 @dataclass
@@ -148,17 +169,19 @@ class OutputFolder:
         text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False)
         return self.write_bytes(name, text.encode() + b"\n", content=content)
 
-    def take(self, source: UPath | Path, name: str, *, content: bool = True) -> str:
+    def take(
+        self, source: UPath | Path, name: str, *, content: bool = True, link: bool = True
+    ) -> str:
         """Puts an existing file into the output, untouched, and returns its sha256.
 
-        On the same file system it is a hard link, which costs no space; else a copy. It is read
-        once, to be hashed.
+        On the same file system it is a hard link, which costs no space but follows when somebody
+        edits the source in place; else, and with `link` False, a copy. It is read once.
         """
         target = self._target(name)
         temporary = target.with_name(f".{threading.get_ident()}.tmp")  # the name may be long
         temporary.unlink(missing_ok=True)
         linked = False
-        if is_local(UPath(source)):
+        if link and is_local(UPath(source)):
             try:
                 os.link(Path(str(source)).resolve(), temporary)
                 linked = True

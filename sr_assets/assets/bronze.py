@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from sr_assets.ahead import ahead
-from sr_assets.assets.intake import FILES, Intake, keep_only, name_of
+from sr_assets.assets.intake import FILES, intake_of, keep_only, name_of
 from sr_assets.assets.own_lr import FOLDER, MARK, lr_row, with_own_lr
 from sr_assets.lineage.stage import Stage, StageContext, StageError
 from sr_assets.pictures import BadImage, Pixels, decode_rgb
@@ -184,7 +184,7 @@ def _dataset(recipe: Recipe, partition: str) -> tuple[str, Dataset]:
 
 def _take(found: Found, context: StageContext) -> list[ManifestRow]:
     """One row a file; what is ok is in the output, each content once."""
-    intake = Intake(context.output, context.recipe.bronze.max_megapixels)
+    intake = intake_of(context)
     rows: list[ManifestRow] = []
     first: dict[str, str] = {}
     with context.progress(f"{KEY}[{context.partition}]", len(found.files)) as advance:

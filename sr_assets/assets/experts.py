@@ -95,7 +95,7 @@ def _make_weights(name: str, context: StageContext) -> dict[str, Any]:
     expert = context.recipe.experts[name]
     source = _find(name, expert)
     file = f"weights{source.suffix.lower()}"
-    sha256 = context.output.take(source, file)
+    sha256 = context.output.take(source, file, link=False)
     try:
         return _recognise(name, context, file, sha256)
     except BaseException:

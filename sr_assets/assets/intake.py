@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sr_assets.likeness import luma_of, perceptual_hash
-from sr_assets.lineage.stage import StageError
+from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.pictures import BadImage, ImageFacts, inspect
 from sr_assets.sources.files import SourceFile, stamp
 from sr_assets.storage import OutputFolder, hash_file
@@ -44,6 +44,8 @@ class Intake:
     max_megapixels: float
     folder: str = FILES
     """Of the output."""
+    link: bool = True
+    """Hard links where the file system allows it, else copies."""
     _known: dict[str, tuple[str, ManifestRow]] = field(init=False)
     """Shown name -> which file it was, and its row."""
     _lock: threading.Lock = field(init=False, default_factory=threading.Lock)
@@ -76,7 +78,7 @@ class Intake:
                 "bronze.max_megapixels, or leave the file out"
             ) from None
         try:
-            sha256 = self.output.take(file.path, name)
+            sha256 = self.output.take(file.path, name, link=self.link)
         except FileNotFoundError:
             raise StageError(f"{file.path} went away while it was read; build again") from None
         row = _row(file.shown, sha256, facts, self.output.files[name]["size"])
@@ -105,6 +107,16 @@ class Intake:
                 continue
             rows[values["path"]] = (identity, ManifestRow(**values))
         return rows
+
+
+def intake_of(context: StageContext, folder: str = FILES) -> Intake:
+    """What takes the images of one image set into bronze.
+
+    Those of a benchmark are copied: what was measured on stays, whoever edits its source.
+    """
+    recipe = context.recipe
+    link = context.partition in recipe.datasets
+    return Intake(context.output, recipe.bronze.max_megapixels, folder, link)
 
 
 def _identity(path: Path) -> str:

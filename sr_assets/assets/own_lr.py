@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from sr_assets.ahead import ahead
-from sr_assets.assets.intake import Intake, keep_only
+from sr_assets.assets.intake import intake_of, keep_only
 from sr_assets.lineage.stage import StageContext
 from sr_assets.report.markdown import visible
 from sr_assets.sources.files import Found
@@ -43,7 +43,7 @@ def with_own_lr(
         for row in rows
         if row.ok and row.path in matched.pairs
     ]
-    intake = Intake(context.output, context.recipe.bronze.max_megapixels, FOLDER)
+    intake = intake_of(context, FOLDER)
     paired: dict[str, ManifestRow] = {}
     with context.progress(f"LR of {context.partition}", len(wanted)) as advance:
         taken = ahead(context.recipe.compute.workers, intake.take, (lr for _, lr in wanted))

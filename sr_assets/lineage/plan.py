@@ -15,7 +15,7 @@ from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version, module_digests
 from sr_assets.lineage.records import address_of, current_addresses
 from sr_assets.lineage.stage import Ref, Stage
-from sr_assets.storage import Output, open_output
+from sr_assets.storage import Output, open_output, why_not_whole
 
 State = Literal["fresh", "stale", "missing"]
 
@@ -59,7 +59,8 @@ def _status(
         why = (
             "never made"
             if address is None
-            else f"its output {address} is no longer in {graph.root}"
+            else why_not_whole(graph.folder(ref) / address)
+            or f"its output {address} is no longer in {graph.root}"
         )
         return Status(ref, "missing", why, None, not late)
     if late:

@@ -471,3 +471,19 @@ def test_real_photos(shared_data: Path, tmp_path: Path) -> None:
     assert len(rows) >= 10
     assert run.metadata["quarantined"] == 0
     assert all(max(row.width or 0, row.height or 0) in range(1120, 1281) for row in rows)
+
+
+def test_a_benchmark_is_copied_and_a_dataset_linked(photos: Path, tmp_path: Path) -> None:
+    source = {"kind": "folder", "path": str(photos)}
+    both = recipe(source, benchmarks={"bench": {"source": source}})
+    outputs = {
+        name: Run(both, tmp_path / f"o_{name}", name).commit() for name in ("photos", "bench")
+    }
+    row = next(row for row in manifest(outputs["bench"]) if row.ok)
+    edited = photos / row.path
+    before = edited.read_bytes()
+    with edited.open("r+b") as file:  # in place, and of the same size
+        file.write(bytes(reversed(before)))
+    assert read_image(outputs["bench"], row, 100.0).shape == (row.height, row.width, 3)
+    with pytest.raises(StageError, match="changed since bronze was made"):
+        read_image(outputs["photos"], row, 100.0)

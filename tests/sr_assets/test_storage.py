@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from sr_assets.storage import MARKER, OutputFolder, open_output, root_of
+from sr_assets.storage import MARKER, OutputFolder, open_output, root_of, why_not_whole
 
 
 def names(folder: Path) -> set[str]:
@@ -100,6 +100,23 @@ def test_taking_a_file_twice_leaves_one_untouched_copy(tmp_path):
     output = folder.commit({"metadata": {}})
     assert output.read_bytes("files/photo.png") == b"pixels"
     assert output.marker["files"]["files/photo.png"]["sha256"] == first
+
+
+def test_a_copied_file_stays_when_its_source_is_edited_in_place(tmp_path):
+    source = tmp_path / "photo.png"
+    source.write_bytes(b"pixels")
+    folder = OutputFolder(UPath(tmp_path / "out"))
+    digests = {folder.take(source, "copied", link=False), folder.take(source, "linked")}
+    assert len(digests) == 1
+    output = folder.commit({"metadata": {}})
+    assert why_not_whole(output.path) is None
+    source.write_bytes(b"others!")
+    assert output.read_bytes("copied") == b"pixels" and output.read_bytes("linked") == b"others!"
+    assert open_output(output.path) is None
+    assert why_not_whole(output.path) == f"linked of its output {output.path.name} went or changed"
+    (output.path / "copied").unlink()
+    assert str(why_not_whole(output.path)).startswith("copied and 1 more of its output ")
+    assert why_not_whole(output.path / "nothing") is None
 
 
 def test_a_remote_file_is_taken_by_copy(tmp_path):
