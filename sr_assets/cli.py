@@ -354,7 +354,9 @@ def _tell(line: str) -> None:
 
 Tell = Callable[[str], None]
 
-from sr_assets import cli_data, cli_models  # noqa: E402  (the group must exist first)
+from sr_assets import cli_bench, cli_data, cli_export, cli_models  # noqa: E402  (the group must exist first)
 
 cli_data.add_commands(main)
 cli_models.add_commands(main)
+cli_bench.add_commands(main)
+cli_export.add_commands(main)

@@ -50,7 +50,7 @@ def explain(
     from sr_assets.graph import build_graph
     from sr_assets.home import open_instance
     from sr_assets.recipe.loading import load_recipe
-    from sr_assets.upscale import write_picture
+    from sr_assets.upscaling.writing import write_picture
 
     graph = build_graph(load_recipe(recipe_name))
     with open_instance() as instance:

@@ -6,6 +6,7 @@ page of several pictures is `compare_page.py`.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from upath import UPath
 
-from sr_assets.evaluation.results import BICUBIC, smallest_side
+from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, smallest_side
 from sr_assets.lineage.stage import StageError
 from sr_assets.model_lookup import Upscaler, load_upscaler
 from sr_assets.pictures import BadImage, Pixels, decode_rgb
-from sr_assets.upscale import upscale_picture, write_picture
+from sr_assets.report.numbers import count, decibels, giga, three_figures
+from sr_assets.upscaling.enlarging import upscale_picture
+from sr_assets.upscaling.writing import write_picture
 
 _BAR = 22  # px of a label above its panel
 _GAP = 4  # px between panels
-_RESERVED = (BICUBIC, "hr", "lr")
+_RESERVED = (BICUBIC, MEAN, CONVEX, "hr", "lr")
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class CompareRow:
     colour_offset: tuple[float, float, float]
     """Mean of SR minus HR for red, green and blue (grey levels)."""
     seconds: float
+    """Of all pictures together."""
+    parameters: int | None = None
+    """Of all networks that run, a fusion's experts included; None for bicubic."""
+    multiply_adds: int | None = None
+    """For one megapixel (10⁶ px) of output."""
 
 
 @dataclass(frozen=True)
@@ -87,19 +95,42 @@ def compare_files(
     scale = next(iter(upscalers.values())).scale
     hr = read_hr(input, scale, max_megapixels)
     _, pictures = enlarge(input, hr, upscalers, tile, halo)
+    counts = count_costs(upscalers)
     rows = tuple(
-        CompareRow(name, psnr_y(sr, hr, scale), ssim_y(sr, hr, scale), colour_offset(sr, hr), time_)
-        for name, (sr, time_) in pictures.items()
+        CompareRow(
+            name,
+            psnr_y(sr, hr, scale),
+            ssim_y(sr, hr, scale),
+            colour_offset(sr, hr),
+            seconds,
+            *counts.get(name, ()),
+        )
+        for name, (sr, seconds) in pictures.items()
     )
     labels = ["HR", *(f"{row.name}  {_decibels(row.psnr_y)}" for row in rows)]
     write_picture(_sheet(labels, [hr, *(sr for sr, _ in pictures.values())], panel), output)
     return CompareReport(output, scale, hr.shape[1], hr.shape[0], rows)
 
 
+def table_lines(rows: Sequence[CompareRow]) -> list[str]:
+    """The rows for a terminal; names of up to 44 characters fit into 100 columns."""
+    width = max(len(row.name) for row in rows)
+    lines = [f"{'':{width}}  PSNR-Y dB  SSIM-Y  parameters  G mult-adds/MP  seconds"]
+    for row in rows:
+        psnr = decibels(row.psnr_y) if math.isfinite(row.psnr_y) else "identical"
+        size = count(row.parameters) if row.parameters else ""
+        work = giga(row.multiply_adds) if row.multiply_adds else ""
+        lines.append(
+            f"{row.name:{width}}  {psnr:>9}  {row.ssim_y:.4f}  {size:>10}  {work:>14}"
+            f"  {three_figures(row.seconds):>7}"
+        )
+    return lines
+
+
 def load_upscalers(
     models: Sequence[str], root: str | Path | UPath, device: str
 ) -> dict[str, Upscaler]:
-    """The networks that `models` name, by a name that no other has, all of one scale.
+    """The networks that `models` name, by a name that no other has, all of one scale, in torch.
 
     Raises:
         StageError: there is none, one cannot be loaded, or scales differ.
@@ -108,7 +139,8 @@ def load_upscalers(
         raise StageError("name at least one model")
     found: dict[str, Upscaler] = {}
     for model in models:
-        upscaler = load_upscaler(model, root, device)
+        # As evaluations run it: a faster backend may round more.
+        upscaler = load_upscaler(model, root, device, backend="torch")
         first = next(iter(found.values()), upscaler)
         if upscaler.scale != first.scale:
             raise StageError(
@@ -149,6 +181,26 @@ def enlarge(
             raise StageError(f"{name} on {path}: {error}") from error
         found[name] = (picture, time.monotonic() - started)
     return lr, found
+
+
+def count_costs(upscalers: Mapping[str, Upscaler]) -> dict[str, tuple[int, int]]:
+    """Name -> parameters and multiply-adds for a megapixel of output of all that runs.
+
+    Those that fail on a picture of 96x96 px are left out.
+    """
+    from sr_models.metrics import closed
+    from sr_models.metrics.cost import SIDE
+
+    found = {}
+    for name, upscaler in upscalers.items():
+        side = math.ceil(SIDE / upscaler.grid) * upscaler.grid
+        with contextlib.suppress(ValueError, ArithmeticError, RuntimeError):
+            counted = closed.count(
+                upscaler.forward, upscaler.scale, device=upscaler.device, side=side
+            )
+            if counted:
+                found[name] = (counted.parameters, counted.multiply_adds)
+    return found
 
 
 def read_hr(path: Path, scale: int, max_megapixels: float) -> Pixels:

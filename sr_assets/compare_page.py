@@ -13,13 +13,14 @@ from typing import Any
 
 from upath import UPath
 
-from sr_assets.compare import CompareRow, enlarge, load_upscalers, read_hr
+from sr_assets.compare import CompareRow, count_costs, enlarge, load_upscalers, read_hr
 from sr_assets.evaluation.gallery import entry, weakest_images
 from sr_assets.evaluation.measuring import facts
 from sr_assets.evaluation.pixels import decode_png, encode_png
-from sr_assets.evaluation.provenance import made_with
+from sr_assets.evaluation.provenance import provenance_of_files
 from sr_assets.evaluation.results import BICUBIC, ImageScore, Results, measure, side_by_side
 from sr_assets.lineage.stage import StageError
+from sr_assets.model_lookup import Upscaler
 from sr_assets.pictures import Pixels
 from sr_assets.report.embedding import embed, picture_groups
 from sr_assets.report.page import Surroundings, render_page
@@ -75,33 +76,48 @@ def compare_on_page(
             seconds[row] += took
             scores[row].append(measure(name, f"{folder}/{row}.png", sr, hr, scale, lr))
         kept |= {f"{folder}/{row}.png": encode_png(p) for row, p in pictures.items()}
-    title = input.stem
+    title = input.resolve().stem
     results = {
         row: Results(row, BICUBIC if row == BICUBIC else "model", tuple(own), None)
         for row, own in scores.items()
     }
-    board = _board(title, scale, results)
+    counts = count_costs(upscalers)
+    board = _board(title, scale, results, counts)
     gallery = {title: _gallery(results, kept, scale)}
     speeds = {
-        row: {"seconds": s, "total_seconds": s, "devices": [str(upscalers[row].device)]}
+        row: {"seconds": s, "total_seconds": s, "devices": [_where(upscalers[row])]}
         for row, took in seconds.items()
         if row in upscalers
         for s in [took / megapixels]
     }
     inside = embed(*picture_groups(board, gallery), kept.__getitem__, beside=False)
-    around = Surroundings(inside, provenance={"inputs": [], "made_with": made_with()})
+    read = {model: path for model in models if (path := Path(model)).is_file()} | files
+    around = Surroundings(inside, provenance=provenance_of_files(read))
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(render_page(board, gallery, speeds, around), encoding="utf-8")
     return tuple(
         CompareRow(
             row,
-            math.inf if own.mean["psnr_y"] is None else own.mean["psnr_y"],
-            own.mean["ssim_y"],
-            own.mean["colour_offset"],
+            math.inf if score["psnr_y"] is None else score["psnr_y"],
+            score["ssim_y"],
+            score["colour_offset"],
             seconds[row],
+            *counts.get(row, ()),
         )
-        for row, own in results.items()
+        for row, score in side_by_side(results).items()
     )
+
+
+def _where(upscaler: Upscaler) -> str:
+    """The processor, as the leaderboard tells it."""
+    import torch
+
+    from sr_models.metrics.cost import device_name
+
+    name, threads = device_name(upscaler.device), torch.get_num_threads()
+    if upscaler.device.type != "cpu":
+        return name
+    return f"{name}, {threads} thread{'s' * (threads > 1)}"
 
 
 def _files(path: Path) -> dict[str, Path]:
@@ -114,15 +130,20 @@ def _files(path: Path) -> dict[str, Path]:
     return {file.relative_to(path).as_posix(): file for file in files}
 
 
-def _board(title: str, scale: int, results: Mapping[str, Results]) -> dict[str, Any]:
+def _board(
+    title: str, scale: int, results: Mapping[str, Results], counts: Mapping[str, tuple[int, int]]
+) -> dict[str, Any]:
     scores = side_by_side(results)
+    costs = {row: counts.get(row, (None, None)) for row in results}
     rows = [
         {
             "name": row,
             "kind": own.kind,
             "note": own.note,
-            "parameters": None,
-            "total_parameters": None,
+            "parameters": costs[row][0],
+            "total_parameters": costs[row][0],
+            "multiply_adds": costs[row][1],
+            "total_multiply_adds": costs[row][1],
             "benchmarks": {title: scores[row]},
         }
         for row, own in results.items()

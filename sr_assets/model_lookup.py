@@ -1,15 +1,16 @@
 """From the word MODEL of a command to a network that enlarges pictures.
 
 MODEL is a release, an output folder of the graph, a pulled folder or any weights file that spandrel
-loads. Reading pictures and cutting them into tiles is `upscale.py`.
+loads (`model_files.py`). Reading pictures and cutting them into tiles is `upscale.py`.
 """
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import json
 import math
 import tempfile
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,18 +18,21 @@ from typing import TYPE_CHECKING, Any
 
 from upath import UPath
 
+from sr_assets.backend_choice import Choice, recall, this_machine
 from sr_assets.lineage.stage import StageError
-from sr_assets.releases import find_release
-from sr_assets.storage import Output, is_local, open_output
-from sr_assets.stores.registry import Release
+from sr_assets.model_files import WEIGHTS, ModelFiles, located, read_metadata
+from sr_assets.storage import Output, cache_folder, is_local, open_output
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from sr_models.experts.loading import Expert
+    from sr_models.inference.backends.backend import Subject
 
-_WEIGHTS = (".safetensors", ".pth", ".pt", ".ckpt")
+
+#: Words for a backend that was measured.
+_CHOSEN = ("auto", "exact")
 
 
 @dataclass(frozen=True)
@@ -42,98 +46,126 @@ class Upscaler:
     """float32 [1, 3, h, w] in [0, 1] on `device` -> [1, 3, scale h, scale w], not clamped."""
     grid: int = 1
     """Tiles start at multiples of it (LR px)."""
+    network: nn.Module | None = None
+    """The network alone, fused and in eval mode; None for a fusion, which runs its experts too."""
+    backend: str = "torch"
+    """What computes `forward`: a name of `sr_models/inference/backends`."""
 
 
-def load_upscaler(model: str, root: str | Path | UPath, device: str = "auto") -> Upscaler:
+@dataclass(frozen=True)
+class LoadedNetwork:
+    """A single network, ready for any backend."""
+
+    name: str
+    subject: Subject
+    digest: str
+    """sha256 of its tensors."""
+    device: torch.device
+
+
+def load_upscaler(
+    model: str, root: str | Path | UPath, device: str = "auto", backend: str = "auto"
+) -> Upscaler:
     """The network that `model` names.
 
     Args:
         model: a file or folder, else `name` or `name@version` in the registry below `root`.
         root: folder of a recipe's outputs; a fusion finds its experts' weights there.
         device: `auto`, `cpu`, `cuda` or `mps`.
+        backend: a name of `sr_models/inference/backends`; or `auto`, what `srd bench` found to be
+            fastest here, or `exact`, the fastest that is fp32 up to rounding, each channels-last
+            where nothing was measured. A fusion runs in torch.
 
     Raises:
-        StageError: there is no such model, it cannot be loaded, or a fusion lacks an expert.
+        StageError: there is no such model, it cannot be loaded, a fusion lacks an expert, or the
+            backend cannot run it here.
     """
+    chosen = _device(device)
+    with located(model, UPath(root)) as found:
+        metadata = read_metadata(found.weights)
+        if _is_fusion(metadata):
+            if backend not in (*_CHOSEN, "torch"):
+                raise StageError(
+                    f"{found.name} is a fusion, which runs its experts in torch: leave "
+                    f"--backend {backend} out"
+                )
+            return _fusion(found.weights, metadata, found.name, UPath(root), chosen)
+        network = _network(found, chosen)
+    expert = network.subject.expert
+    name, forward = _open(network, backend)
+    return Upscaler(
+        network.name,
+        expert.scale,
+        chosen,
+        forward,
+        expert.multiple,
+        network=expert.model,
+        backend=name,
+    )
+
+
+def load_network(model: str, root: str | Path | UPath, device: str = "auto") -> LoadedNetwork:
+    """The single network that `model` names, for whoever opens backends; else as `load_upscaler`.
+
+    Raises:
+        StageError: as there, or it is a fusion.
+    """
+    chosen = _device(device)
+    with located(model, UPath(root)) as found:
+        if _is_fusion(read_metadata(found.weights)):
+            raise StageError(
+                f"{found.name} is a fusion, which runs its experts in torch: there are no backends "
+                "to choose from; take a student"
+            )
+        return _network(found, chosen)
+
+
+def _device(name: str) -> torch.device:
     from sr_models.device import pick_device
 
     try:
-        chosen = pick_device(device)
+        return pick_device(name)
     except ValueError as error:
         raise StageError(str(error)) from error
-    path = Path(model)
-    if path.is_file():
-        return _from_file(path, path.stem, UPath(root), chosen)
-    if path.is_dir():
-        return _from_file(_weights_in(path), _name_of(path), UPath(root), chosen)
-    if "/" in model or path.suffix in _WEIGHTS:
-        raise StageError(f"there is no file or folder {model}")
-    release = find_release(root, model)
-    name = f"{release.manifest.model}@{release.manifest.version}"
-    with tempfile.TemporaryDirectory() as folder:
-        return _from_file(_verified(release, Path(folder)), name, UPath(root), chosen)
 
 
-def _weights_in(folder: Path) -> Path:
-    """The one weights file of an output folder or a pulled release."""
-    found = sorted(f for f in folder.iterdir() if f.suffix in _WEIGHTS)
-    if len(found) != 1:
-        what = "no weights file" if not found else f"{len(found)} weights files"
-        raise StageError(f"{folder} holds {what}: name the file")
-    return found[0]
+def _is_fusion(metadata: Mapping[str, str]) -> bool:
+    return "experts" in metadata or metadata.get("kind") in ("gate", "fusion")
 
 
-def _name_of(folder: Path) -> str:
-    """The model's name: from the marker of an output, else the folder's own."""
-    output = open_output(UPath(folder.absolute()))
-    return output.marker["asset"].split("/")[1] if output else folder.absolute().name
-
-
-def _verified(release: Release, scratch: Path) -> Path:
-    """A copy of the release's weights whose digest matches the manifest."""
-    for name, entry in release.manifest.files.items():
-        if name.endswith(".safetensors"):
-            data = (release.path / name).read_bytes()
-            if hashlib.sha256(data).hexdigest() != entry.sha256:
-                raise StageError(
-                    f"{release.path / name} is not what was released: its sha256 differs"
-                )
-            copy = scratch / Path(name).name
-            copy.write_bytes(data)
-            return copy
-    raise StageError(f"{release.path} holds no weights file")
-
-
-def _from_file(path: Path, name: str, root: UPath, device: torch.device) -> Upscaler:
+def _network(found: ModelFiles, device: torch.device) -> LoadedNetwork:
     from sr_models.experts.loading import load_expert
+    from sr_models.export.fusing import fused_copy
+    from sr_models.export.weights import digest_weights
+    from sr_models.inference.backends.backend import Subject
 
-    metadata = _metadata(path)
-    if "experts" in metadata or metadata.get("kind") in ("gate", "fusion"):
-        return _fusion(path, metadata, name, root, device)
     try:
-        expert = load_expert(path).to(device)
+        expert = load_expert(found.weights)
     except (ValueError, FileNotFoundError) as error:
         raise StageError(str(error)) from error
-    return Upscaler(name, expert.scale, device, _runner(expert), expert.multiple)
+    expert = dataclasses.replace(expert, model=fused_copy(expert.model))
+    digest = digest_weights(expert.model.state_dict())
+    subject = Subject(expert.to(device), found.graphs, cache_folder() / "onnx")
+    return LoadedNetwork(found.name, subject, digest, device)
 
 
-def _metadata(path: Path) -> dict[str, str]:
-    """String metadata of a safetensors file; none for other files and damaged ones."""
-    if path.suffix != ".safetensors":
-        return {}
-    from safetensors import SafetensorError, safe_open
+def _open(network: LoadedNetwork, backend: str) -> tuple[str, Callable[[Tensor], Tensor]]:
+    """The name of the backend that is taken, and the network in it."""
+    from sr_models.inference.backends.backend import BackendError, open_backend
+    from sr_models.inference.backends.catalogue import UNMEASURED, find_backend
 
+    name = backend
+    if backend in _CHOSEN:
+        unmeasured = Choice(UNMEASURED.name, UNMEASURED.name)
+        choice = recall(network.digest, this_machine(network.device)) or unmeasured
+        name = choice.default if backend == "auto" else choice.exact
     try:
-        with safe_open(path, "pt") as file:
-            return file.metadata() or {}
-    except SafetensorError:
-        return {}
-
-
-def _runner(expert: Expert) -> Callable[[Tensor], Tensor]:
-    from sr_models.experts.running import run_expert
-
-    return lambda lr: run_expert(expert, lr, batch=1).sr
+        return name, open_backend(find_backend(name), network.subject)
+    except BackendError as error:
+        if backend not in _CHOSEN:
+            raise StageError(str(error)) from error
+        warnings.warn(f"{error}; {UNMEASURED.name} instead", stacklevel=3)
+        return UNMEASURED.name, open_backend(UNMEASURED, network.subject)
 
 
 def _fusion(
@@ -195,7 +227,7 @@ def _expert(name: str, digest: str | None, fusion: str, root: UPath) -> Expert:
             "recipe that trained it"
         )
     output = fitting[-1]
-    file = next(n for n in output.marker["files"] if Path(n).suffix in _WEIGHTS)
+    file = next(n for n in output.marker["files"] if Path(n).suffix in WEIGHTS)
     try:
         if is_local(output.path):
             return load_expert(str(output.path / file))

@@ -1,6 +1,7 @@
 """Finding released models and fetching their files, every byte verified.
 
-What a version is on disk is `stores/registry.py`; making one is `assets/release.py`.
+What a version is on disk is `stores/registry.py`; making one is `assets/release.py`, and the hub's
+side of it `hub/`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,9 @@ from upath import UPath
 from sr_assets.lineage.stage import StageError
 from sr_assets.storage import hash_file
 from sr_assets.stores import registry
-from sr_assets.stores.registry import FOLDER, MANIFEST, Release
+from sr_assets.stores.registry import FOLDER, Release
+from sr_assets.stores.release_manifest import MANIFEST, FileEntry, Manifest
+from sr_assets.stores.versions import fits
 
 _BLOCK = 1 << 20
 
@@ -26,7 +30,7 @@ class ReleaseInfo:
     """One released version, as a listing shows it."""
 
     model: str
-    version: int
+    version: str
     kind: str
     architecture: str
     scale: int
@@ -44,23 +48,32 @@ class ReleaseInfo:
         return f"{self.model}@{self.version}"
 
 
-def list_releases(root: str | Path | UPath) -> list[ReleaseInfo]:
-    """Every released version below `root` (the folder of a recipe's outputs), newest last.
+def list_releases(root: str | Path | UPath, registry_at: UPath | None = None) -> list[ReleaseInfo]:
+    """Every released version, the highest of each model last.
+
+    Args:
+        root: the folder of a recipe's outputs.
+        registry_at: the registry where it is not below `root`.
 
     Raises:
         StageError: a manifest is damaged.
     """
-    folder = UPath(root) / FOLDER
+    folder = registry_at or UPath(root) / FOLDER
     return [_info(r) for model in registry.models(folder) for r in registry.versions(folder, model)]
 
 
-def find_release(root: str | Path | UPath, name: str) -> Release:
-    """The release that `name` or `name@version` names; without a version, the newest.
+def find_release(root: str | Path | UPath, name: str, registry_at: UPath | None = None) -> Release:
+    """The release that `name` or `name@version` names; the newest that fits.
+
+    Args:
+        root: the folder of a recipe's outputs.
+        name: a version may be in full (`net@1.2.0`), or its first parts (`net@1`: the newest 1.x).
+        registry_at: the registry where it is not below `root`.
 
     Raises:
         StageError: there is none; the message lists what there is.
     """
-    folder = UPath(root) / FOLDER
+    folder = registry_at or UPath(root) / FOLDER
     model, at, version = name.partition("@")
     if model not in registry.models(folder):
         known = ", ".join(registry.models(folder))
@@ -70,21 +83,24 @@ def find_release(root: str | Path | UPath, name: str) -> Release:
         )
     found = registry.versions(folder, model)
     if at:
-        found = [r for r in found if str(r.manifest.version) == version.removeprefix("v")]
+        found = [r for r in found if fits(r.manifest.number, version)]
     if not found:
-        known = ", ".join(f"{model}@{r.manifest.version}" for r in registry.versions(folder, model))
+        known = ", ".join(r.manifest.name for r in registry.versions(folder, model))
         raise StageError(f"no release {name!r} in {folder}: there are: {known or 'none'}")
     return found[-1]
 
 
-def pull(root: str | Path | UPath, name: str, to: Path | None = None) -> list[Path]:
+def pull(
+    root: str | Path | UPath, name: str, to: Path | None = None, registry_at: UPath | None = None
+) -> list[Path]:
     """Copies one release into a folder, checking the digest of every file on the way.
 
     Args:
         root: folder of a recipe's outputs, or its address on an object store.
-        name: `name` (the newest version) or `name@version`.
+        name: as in `find_release`.
         to: folder that gets the files; `<name>-<version>` in the current folder when left out. It
             may exist, also with other files; a file of the same name with other content is kept.
+        registry_at: the registry where it is not below `root`.
 
     Returns:
         The files, the manifest last. A folder that did not exist appears whole or not at all.
@@ -92,13 +108,35 @@ def pull(root: str | Path | UPath, name: str, to: Path | None = None) -> list[Pa
     Raises:
         StageError: nothing of that name, a digest that does not match, or a file in the way.
     """
-    release = find_release(root, name)
-    manifest = release.manifest
+    release = find_release(root, name, registry_at)
+
+    def locate(file: str) -> UPath:
+        return release.path / file
+
+    return place(release.manifest, (release.path / MANIFEST).read_bytes(), locate, to)
+
+
+def place(
+    manifest: Manifest,
+    manifest_bytes: bytes,
+    locate: Callable[[str], UPath | Path],
+    to: Path | None,
+) -> list[Path]:
+    """Puts the files of a release into a folder, each checked; see `pull`.
+
+    Args:
+        manifest: of the release.
+        manifest_bytes: as it is stored.
+        locate: file name -> where its content is now; asked when it is wanted.
+        to: as in `pull`.
+
+    Raises:
+        StageError: as `pull`.
+    """
     to = Path(f"{manifest.model}-{manifest.version}") if to is None else to
     if to.exists() and not to.is_dir():
         raise StageError(f"{to} is a file: give --to a folder")
     names = [*manifest.files, MANIFEST]
-    manifest_bytes = (release.path / MANIFEST).read_bytes()
     digests = {n: e.sha256 for n, e in manifest.files.items()}
     digests[MANIFEST] = hashlib.sha256(manifest_bytes).hexdigest()
     for file in names:
@@ -109,8 +147,8 @@ def pull(root: str | Path | UPath, name: str, to: Path | None = None) -> list[Pa
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        for file in manifest.files:
-            _fetch(release, file, partial / file)
+        for file, entry in manifest.files.items():
+            _fetch(locate(file), entry, partial / file)
         (partial / MANIFEST).write_bytes(manifest_bytes)
         if to.exists():
             for file in names:
@@ -140,15 +178,13 @@ def _info(release: Release) -> ReleaseInfo:
     )
 
 
-def _fetch(release: Release, name: str, target: Path) -> None:
+def _fetch(source: UPath | Path, entry: FileEntry, target: Path) -> None:
     """Copies one file, synced, and compares digest and size with the manifest."""
-    entry = release.manifest.files[name]
-    source = release.path / name
     target.parent.mkdir(parents=True, exist_ok=True)
     digest, size = hashlib.sha256(), 0
     try:
         with source.open("rb") as reader, target.open("wb") as writer:
-            while block := reader.read(_BLOCK):
+            while size <= entry.size and (block := reader.read(_BLOCK)):
                 digest.update(block)
                 size += len(block)
                 writer.write(block)

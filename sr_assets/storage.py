@@ -89,17 +89,21 @@ def open_output(path: UPath) -> Output | None:
 def why_not_whole(path: UPath) -> str | None:
     """What is wrong with an output that `open_output` does not open; None when nothing is there."""
     marker = _marker(path)
-    broken = [] if marker is None else _broken_files(path, marker)
+    if marker is None:
+        there = (path / MARKER).exists()
+        return f"{MARKER} of its output {path.name} is damaged" if there else None
+    broken = _broken_files(path, marker)
     more = f" and {len(broken) - 1} more" if len(broken) > 1 else ""
     return f"{broken[0]}{more} of its output {path.name} went or changed" if broken else None
 
 
 def _marker(path: UPath) -> dict[str, Any] | None:
     try:
-        marker: dict[str, Any] = json.loads((path / MARKER).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError):
+        marker = json.loads((path / MARKER).read_bytes())
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # no JSON, or no text at all
         return None
-    return marker
+    whole = isinstance(marker, dict) and isinstance(marker.get("files"), dict)
+    return marker if whole and "data_version" in marker else None
 
 
 def _broken_files(path: UPath, marker: Mapping[str, Any]) -> list[str]:
@@ -108,7 +112,7 @@ def _broken_files(path: UPath, marker: Mapping[str, Any]) -> list[str]:
     def whole(name: str, size: int) -> bool:
         try:
             return bool((path / name).stat().st_size == size)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     return [name for name, entry in marker["files"].items() if not whole(name, entry["size"])]

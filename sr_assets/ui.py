@@ -61,6 +61,8 @@ def serve(recipe_name: str, port: int, tell: Callable[[str], None]) -> int:
                 *("--log-level", "error", "--code-server-log-level", "warning"),
             ],
             env={
+                # A look at a large project takes longer than the minute that Dagster allows.
+                "DAGSTER_SENSOR_GRPC_TIMEOUT_SECONDS": "600",
                 **os.environ,
                 RECIPE_VARIABLE: recipe_name,
                 AUTOMATION_VARIABLE: automation,

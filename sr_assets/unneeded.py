@@ -31,6 +31,7 @@ from sr_assets.lineage.records import (
 )
 from sr_assets.lineage.runs import bury_dead_runs
 from sr_assets.lineage.stage import Ref, StageError
+from sr_assets.released import behind_releases
 from sr_assets.storage import Output, building_folder, is_local, open_output
 from sr_assets.stores import registry
 
@@ -101,14 +102,19 @@ def find_unneeded(
         )
     _refuse_while_running(instance)
     before = time.time() - older_than * _HOUR
-    (wanted, complete), released = _wanted(graph, instance), _released(graph.root)
+    wanted, complete = _wanted(graph, instance)
+    folders = list(_folders(Path(str(graph.root))))
+    outputs = {folder: _opened(folder) for folder in folders if _ADDRESS.fullmatch(folder.name)}
+    refs = {folder: _ref(graph, folder, output) for folder, output in outputs.items()}
+    ours = [output for folder, output in outputs.items() if output and refs[folder]]
+    released = behind_releases(graph.recipe, graph.root, ours)
     mine = set(graph.refs())
     places = {Path(str(graph.folder(ref))) for ref in mine}
     records: dict[Ref, tuple[str | None, set[str]]] = {}
     unneeded: list[Unneeded] = []
     theirs: set[str] = set()
     unknown: list[Path] = []
-    for folder in _folders(Path(str(graph.root))):
+    for folder in folders:
         if folder in wanted:
             continue
         if _BUILDING.fullmatch(folder.name):
@@ -118,8 +124,7 @@ def find_unneeded(
                 place = folder.parent.relative_to(Path(str(graph.root))).as_posix()
                 unneeded.append(Unneeded(folder, "building", place, _count(folder)))
             continue
-        output = _opened(folder)
-        ref = _ref(graph, folder, output)
+        output, ref = outputs[folder], refs[folder]
         if ref is None or output is None:
             unknown.append(folder)
             continue
@@ -197,19 +202,6 @@ def _wanted(graph: Graph, instance: dg.DagsterInstance) -> tuple[set[Path], bool
         if output is not None:
             whole[ref] = output
     return folders, complete
-
-
-def _released(root: UPath) -> set[tuple[str, str]]:
-    """(`asset[partition]`, data version) of every output that a release was made from."""
-    folder = root / registry.FOLDER
-    found: set[tuple[str, str]] = set()
-    for model in registry.models(folder):
-        for release in registry.versions(folder, model):
-            manifest = release.manifest
-            found.add((f"model/{model}/export", manifest.content))
-            found |= set(manifest.data.items())
-            found |= {(str(Ref("bronze/images", b)), v) for b, v in manifest.benchmarks.items()}
-    return found
 
 
 def _folders(root: Path) -> Iterator[Path]:

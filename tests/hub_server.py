@@ -2,6 +2,7 @@
 
 It speaks as much of the protocol as huggingface_hub uses to list and fetch a dataset: revisions,
 paged trees, resolve with etags and ranges, and large files behind a redirect to another host.
+Model repositories, which can be written too, are `hub_models.py`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from hub_models import ModelHub, ModelRefusalError
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Request:
     method: str
     path: str
     headers: Mapping[str, str]
+    body: bytes = b""
 
 
 @dataclass
@@ -57,6 +61,10 @@ class HubServer:
         """Path of a file -> how many transfers of it come with a wrong byte."""
         self.page = 1000
         """Files on one page of a listing."""
+        self.models_hub = ModelHub(lambda: self.url)
+        """Model repositories."""
+        self.interrupt: dict[str, Callable[[], object]] = {}
+        """`METHOD words` -> called when the first such request arrives, which gets no answer."""
         self._commits: dict[tuple[str, str], dict[str, bytes]] = {}
         self._revisions: dict[tuple[str, str], str] = {}
         self._stored: dict[str, tuple[str, bytes]] = {}
@@ -110,6 +118,12 @@ class HubServer:
         url = urlsplit(request.path)
         if self.down:
             raise _RefusalError(503)
+        for words, call in list(self.interrupt.items()):
+            method, _, part = words.partition(" ")
+            if method == request.method and part in request.path:
+                del self.interrupt[words]
+                call()
+                raise ConnectionAbortedError
         for words, status in self.refusals.items():
             if words in request.path:
                 raise _RefusalError(status)
@@ -117,6 +131,11 @@ class HubServer:
             if self.busy:
                 self.busy -= 1
                 raise _RefusalError(429)
+        try:
+            if (about_models := self.models_hub.answer(request)) is not None:
+                return about_models
+        except ModelRefusalError as error:
+            raise _RefusalError(error.status, error.code, error.message) from None
         if match := re.fullmatch(r"/store/([0-9a-f]{64})", url.path):
             path, data = self._stored[match[1]]
             return 200, {"ETag": f'"{match[1]}"'}, data, path
@@ -201,12 +220,19 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
+    def do_POST(self) -> None:
+        self._serve()
+
+    def do_PUT(self) -> None:
+        self._serve()
+
     def log_message(self, *args: Any) -> None:
         pass
 
     def _serve(self) -> None:
         hub = self.server_of
-        request = Request(self.command, self.path, {k.lower(): v for k, v in self.headers.items()})
+        headers_in = {k.lower(): v for k, v in self.headers.items()}
+        request = Request(self.command, self.path, headers_in, self._body(headers_in))
         hub.requests.append(request)
         try:
             status, headers, body, path = hub.answer(request)
@@ -216,6 +242,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers |= {"X-Error-Code": refusal.code} if refusal.code else {}
             headers |= {"X-Error-Message": refusal.message} if refusal.message else {}
             body = json.dumps({"error": refusal.message or "no"}).encode()
+        except ConnectionAbortedError:
+            self.close_connection = True
+            return
         span = re.fullmatch(r"bytes=(\d+)-", request.headers.get("range", ""))
         if status == 200 and span:
             status, start = 206, int(span[1])
@@ -226,8 +255,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, quote(value, safe="/:?=&;,<>\"' .-"))
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        if self.command == "GET" and body:
+        if self.command != "HEAD" and body:
             self._send(body, path if status in (200, 206) else "")
+
+    def _body(self, headers: Mapping[str, str]) -> bytes:
+        if headers.get("transfer-encoding", "") != "chunked":
+            return self.rfile.read(int(headers.get("content-length", "0")))
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
 
     def _send(self, body: bytes, path: str) -> None:
         hub = self.server_of

@@ -25,11 +25,12 @@ OFFSET_LIMIT = 0.5
 #: Loss of PSNR-Y against the last release that is taken for noise, in dB.
 REGRESSION_TOLERANCE = 0.01
 
+NO_REGRESSION = "no_regression"
 #: Name of each check and what it asks for.
 DESCRIPTIONS = {
     "beats_bicubic": "PSNR-Y is above bicubic enlargement on every benchmark.",
     "colour_offset": f"Pictures are off by less than {OFFSET_LIMIT} grey levels in every channel.",
-    "no_regression": f"PSNR-Y is at most {REGRESSION_TOLERANCE} dB below the last release of the "
+    NO_REGRESSION: f"PSNR-Y is at most {REGRESSION_TOLERANCE} dB below the last release of the "
     "same scale, on the same images.",
     "beats_best_expert": "A fusion's mean PSNR-Y is above that of its best single expert.",
     "teacher_helped": "A student's mean PSNR-Y is above that of the same network without teacher.",
@@ -150,7 +151,7 @@ def no_regression(
     model: Mapping[str, Score], last_release: Mapping[str, Score] | None
 ) -> CheckOutcome:
     """No benchmark that the last release recorded is lower now, beyond the tolerance."""
-    name = "no_regression"
+    name = NO_REGRESSION
     if not model:
         return CheckOutcome(name, False, _NOT_MEASURED)
     if last_release is None:

@@ -20,7 +20,7 @@ from sr_assets.evaluation.expert_cost import measure_expert_cost
 from sr_assets.evaluation.expert_damage import measure_expert_damage
 from sr_assets.evaluation.experts import evaluate_expert, evaluate_expert_x8
 from sr_assets.evaluation.leaderboard import make_leaderboard, row_names
-from sr_assets.evaluation.measuring import metric_modules, metric_settings
+from sr_assets.evaluation.measuring import with_metrics
 from sr_assets.evaluation.model_cost import measure_model_cost
 from sr_assets.evaluation.model_damage import measure_model_damage
 from sr_assets.evaluation.models import evaluate_model, evaluate_model_x8
@@ -45,14 +45,15 @@ def stages(recipe: Recipe) -> list[Stage]:
     if not recipe.benchmarks:
         return []
     row_names(recipe)
+    turned = [name for _, name in self_ensemble_rows(recipe).values()]
     return [
-        *(_expert(recipe, name) for name in recipe.experts),
+        *(with_metrics(recipe, _expert(recipe, name)) for name in recipe.experts),
         *(_expert_cost(recipe, name) for name in recipe.experts),
-        *(_model(recipe, name) for name in recipe.models),
+        *(with_metrics(recipe, _model(recipe, name)) for name in recipe.models),
         *(_model_cost(recipe, name) for name in recipe.models),
-        *(_self_ensemble(recipe, name) for _, name in self_ensemble_rows(recipe).values()),
+        *(with_metrics(recipe, _self_ensemble(recipe, name)) for name in turned),
         *_by_damage(recipe),
-        _baselines(recipe),
+        with_metrics(recipe, _baselines(recipe)),
         _leaderboard(recipe),
     ]
 
@@ -66,7 +67,6 @@ def _expert(recipe: Recipe, name: str) -> Stage:
         modules=(
             "sr_assets.evaluation.experts",
             *network_modules(recipe.experts[name]),
-            *metric_modules(recipe),
         ),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
@@ -77,7 +77,6 @@ def _expert(recipe: Recipe, name: str) -> Stage:
             "scale": recipe.scale,
             f"experts.{name}.features": recipe.experts[name].features,
             f"experts.{name}.dtype": recipe.experts[name].dtype,
-            **metric_settings(recipe),
         },
         pool="gpu",
     )
@@ -92,14 +91,13 @@ def _model(recipe: Recipe, name: str) -> Stage:
         modules=(
             "sr_assets.evaluation.models",
             *network_modules(recipe.models[name]),
-            *metric_modules(recipe),
         ),
         kinds=frozenset({"pytorch"}),
         partitions="benchmark",
         partition_modules=partial(lr_modules, recipe),
         partition_settings=partial(lr_settings, recipe),
         inputs=partial(_model_inputs, recipe, name),
-        settings={"scale": recipe.scale, **metric_settings(recipe)},
+        settings={"scale": recipe.scale},
         pool="gpu",
     )
 
@@ -240,7 +238,7 @@ def _baselines(recipe: Recipe) -> Stage:
         description=f"The controls, measured on a benchmark: bicubic{mixes}.",
         group="baselines",
         run=evaluate_baselines,
-        modules=("sr_assets.evaluation.baselines", *metric_modules(recipe)),
+        modules=("sr_assets.evaluation.baselines",),
         kinds=frozenset({"image"}),
         partitions="benchmark",
         partition_modules=partial(lr_modules, recipe),
@@ -250,7 +248,6 @@ def _baselines(recipe: Recipe) -> Stage:
             "scale": recipe.scale,
             "experts": list(recipe.experts),
             "datasets": list(recipe.training_datasets()),
-            **metric_settings(recipe),
         },
     )
 

@@ -57,6 +57,10 @@ class Trainee:
     """Whose features a batch also has, as "features/<name>" float32 [B, C, h, w]."""
     taps: Mapping[str, str] = field(default_factory=dict)
     """Name -> module of the expert that its features come from."""
+    prepare: Callable[[nn.Module], None] = lambda _: None
+    """Makes a network ready to be trained, once it has the weights that it starts from."""
+    finish: Callable[[nn.Module], dict[str, Any]] = lambda _: {}
+    """Takes back what `prepare` did; what it learnt beside the weights, for `model.json`."""
     describe: Callable[[nn.Module], str] = lambda _: ""
     """One line about the network for the log."""
     fresh: Fresh | None = None
@@ -157,6 +161,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         samples, lambda b: {name: trainee.forward(network, b), **trainee.rivals(b)}, device
     )
     own = psnr.pop(name)
+    learnt = trainee.finish(network)
     description = {
         "name": name,
         "kind": model.kind,
@@ -173,6 +178,7 @@ def train_model(context: StageContext, name: str, model: Model, trainee: Trainee
         "step": result.step,
         "validation_psnr_y": own,
         "validation_rivals": psnr,
+        **learnt,
     }
     write_model(context.output, network.cpu().eval(), description)
     write_checkpoints(context.output, context.output.work / "checkpoints", result.kept)
@@ -202,6 +208,10 @@ def _build(model: Model, trainee: Trainee, path: str) -> nn.Module:
             start_from(network, Path(model.train.start_from))
         except ValueError as error:
             raise StageError(f"{path}.train.start_from: {error}") from error
+    try:
+        trainee.prepare(network)
+    except ValueError as error:
+        raise StageError(f"{path}: {error}") from error
     return network
 
 

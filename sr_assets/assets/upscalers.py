@@ -7,7 +7,7 @@ around both is `training.py`.
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sr_assets.assets.training import Trainee, against_hr
 from sr_assets.recipe.models import Recipe
@@ -46,6 +46,17 @@ def upscaler_trainee(recipe: Recipe, model: UpscalerModel) -> Trainee:
             # A crop fits; the patches of validation have any size.
             return run_padded(network, batch["lr"], recipe.scale, sizes)
 
+    def prepare(network: nn.Module) -> None:
+        from sr_models.training.quantisation import prepare
+
+        if model.quantisation_aware:
+            prepare(network, model.kept_in_float)
+
+    def finish(network: nn.Module) -> dict[str, Any]:
+        from sr_models.training.quantisation import take_ranges
+
+        return {"ranges": take_ranges(network)} if model.quantisation_aware else {}
+
     def rivals(batch: dict[str, Tensor]) -> dict[str, Tensor]:
         from sr_models.degradations.bicubic import upscale
 
@@ -59,4 +70,6 @@ def upscaler_trainee(recipe: Recipe, model: UpscalerModel) -> Trainee:
         losses=against_hr,
         rivals=rivals,
         caches={},
+        prepare=prepare,
+        finish=finish,
     )

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from http.client import HTTPException
+from typing import Any
 from urllib.error import HTTPError
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 import dagster as dg
 
@@ -22,6 +23,13 @@ SENSOR = "tell_failures"
 _EVERY = 30  # seconds
 _WITHIN = 10.0  # seconds for a server to answer
 _LONGEST = 500  # characters
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """A redirection is the answer, as an error that names its number."""
+
+    def redirect_request(self, *args: Any, **named: Any) -> None:
+        """Never: there is nowhere else to go."""
 
 
 class _UnusableURL(ValueError):  # noqa: N818 - told, not raised further
@@ -127,6 +135,7 @@ def failure_sensor(recipe: str, webhook_variable: str, running: bool) -> dg.Sens
         if not outlets:
             return dg.SkipReason(f"neither {webhook_variable} nor SRD_MAIL_TO is set")
         reasons = [_reason(event) for event in context.get_step_failure_events()]
+        reasons = reasons or _reasons_of_run(context.failure_event)
         line = line_of(context.dagster_run, reasons, recipe, os.environ.get(ADDRESS_VARIABLE))
         for problem in tell(line, outlets):
             context.log.error(problem)
@@ -147,12 +156,23 @@ def _reason(event: dg.DagsterEvent) -> str:
     return f"{event.step_key}: {lines[-1] if lines else 'no reason was recorded'}"
 
 
+def _reasons_of_run(event: dg.DagsterEvent) -> list[str]:
+    """Why a run failed before its steps did, such as a code location that did not load."""
+    data = event.event_specific_data  # None where nothing but a message is known
+    error = getattr(data, "error", None)
+    while error is not None and error.cause is not None:
+        error = error.cause
+    lines = error.message.strip().splitlines() if error is not None else []
+    return lines[-1:] or ([event.message] if event.message else [])
+
+
 def _post(url: str, line: str) -> None:
     if not url.startswith(("http://", "https://")):
         raise _UnusableURL("its URL begins with neither http:// nor https://")
     body = json.dumps({"text": line}).encode()
     request = Request(url, body, {"Content-Type": "application/json"})  # noqa: S310
-    with urlopen(request, timeout=_WITHIN):  # noqa: S310
+    # A redirected POST would arrive as a GET without the message.
+    with build_opener(_NoRedirect()).open(request, timeout=_WITHIN):
         pass
 
 

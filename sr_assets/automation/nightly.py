@@ -42,7 +42,7 @@ def nightly_asset(graph: Graph) -> dg.AssetsDefinition:
                 CHECK,
                 asset=key,
                 description=f"No PSNR-Y moved by more than {TOLERANCE} dB without a change of what "
-                "it is made from, and no benchmark image changed.",
+                "it is made from, and no benchmark image changed, went or came.",
             )
         ],
     )
@@ -54,7 +54,7 @@ def nightly_asset(graph: Graph) -> dg.AssetsDefinition:
                 f"{KEY}: nothing to measure yet ({'; '.join(night.left_out[:3])}): run `srd build`",
                 allow_retries=False,
             )
-        run = context.instance.get_run_stats(context.run_id)
+        run = context.instance.get_run_stats(context.run.run_id)
         path = graph.root / "nights" / f"{_stamp(run.start_time)}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(night.to_json(), indent=1))

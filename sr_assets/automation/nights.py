@@ -6,7 +6,6 @@ reused; the Dagster asset around it is `nightly.py`.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -17,13 +16,17 @@ import dagster as dg
 from upath import UPath
 
 from sr_assets.assets.bronze import KEY as BRONZE
-from sr_assets.assets.own_lr import MARK
+from sr_assets.automation.originals import (
+    Checked,
+    compare_with_last_night,
+    compare_with_source,
+    measured_images,
+)
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version
 from sr_assets.lineage.progress import terminal_bar
 from sr_assets.lineage.records import address_of, current_output
-from sr_assets.lineage.stage import Ref, StageContext, StageError
-from sr_assets.recipe.sources import FolderSource
+from sr_assets.lineage.stage import Ref, StageContext
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.manifest import MANIFEST, from_parquet
 
@@ -57,7 +60,7 @@ class Night:
     problems: list[str] = field(default_factory=list)
     """What is wrong, a line each that names row, benchmark and image."""
     left_out: list[str] = field(default_factory=list)
-    """Rows that could not be measured, because they have not been made yet."""
+    """Rows that have not been made yet, and sources that were not compared."""
     moved: float = 0.0
     """Largest change of an image's PSNR-Y without a change of inputs (dB)."""
 
@@ -92,8 +95,9 @@ def measure_night(
         last: the night before, if there was one.
         log: takes lines.
 
-    A benchmark's images must be those of the last night and of their source: a changed one is a
-    problem that is named. PSNR-Y is compared image by image, where the inputs are the same.
+    A benchmark's images must be those of the last night and of their source: one that changed, went
+    or came is a problem that is named (`originals.py`). PSNR-Y is compared image by image, where
+    the inputs are the same.
     """
     night = Night()
     _check_originals(graph, instance, last, night)
@@ -115,49 +119,29 @@ def measure_night(
 def _check_originals(
     graph: Graph, instance: dg.DagsterInstance, last: Night | None, night: Night
 ) -> None:
-    for benchmark in graph.recipe.benchmarks:
+    checked = Checked()
+    bronze = graph.stages[BRONZE]
+    for benchmark, dataset in graph.recipe.benchmarks.items():
         output = current_output(instance, graph, Ref(BRONZE, benchmark))
         if output is None:
-            continue
+            continue  # its rows are left out
         rows = from_parquet(output.read_bytes(MANIFEST))
-        now = {row.path: row.sha256 for row in rows if row.ok}
-        now |= {MARK + row.lr: row.lr_sha256 or "" for row in rows if row.ok and row.lr}
-        night.originals[benchmark] = now
-        before = {} if last is None else last.originals.get(benchmark, {})
-        for image in sorted(now.keys() & before.keys()):
-            if now[image] != before[image]:
-                night.problems.append(
-                    f"benchmark {benchmark}: {image} is another image than in the last night"
-                )
-        for image in _edited(graph, benchmark, output, now):
-            night.problems.append(
-                f"benchmark {benchmark}: {image} changed in its source since bronze was made; put "
-                f"the image back, or run `srd build '{Ref(BRONZE, benchmark)}'`"
+        night.originals[benchmark] = measured_images(rows)
+        if last is not None and benchmark in last.originals:
+            compare_with_last_night(
+                benchmark, night.originals[benchmark], last.originals[benchmark], checked
             )
-
-
-def _edited(
-    graph: Graph, benchmark: str, output: Output, digests: Mapping[str, str]
-) -> Iterator[str]:
-    """Images of a benchmark whose source is not what bronze saw."""
-    dataset = graph.recipe.benchmarks[benchmark]
-    now = graph.stages[BRONZE].outside(benchmark)
-    before = output.marker["outside"]
-    for name in sorted(now.keys() & before.keys()):
-        if now[name] == before[name]:
-            continue
-        source = dataset.lr if name.startswith(MARK) else dataset.source
-        if isinstance(source, FolderSource) and name in digests:
-            file = Path(source.path) / name.removeprefix(MARK)
-            # Touched, or written again with the same bytes, is not changed.
-            if file.is_file() and _digest(file) == digests[name]:
-                continue
-        yield name
-
-
-def _digest(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        settings = bronze.partition_settings(benchmark)
+        if settings.items() <= output.marker["settings"].items():
+            now, before = bronze.outside(benchmark), output.marker["outside"]
+            compare_with_source(benchmark, dataset, now, before, rows, checked)
+        else:
+            checked.left_out.append(
+                f"benchmark {benchmark}: the recipe names another source than the one that bronze "
+                f"was made from; run `srd build '{Ref(BRONZE, benchmark)}'`"
+            )
+    night.problems += checked.problems
+    night.left_out += checked.left_out
 
 
 def _measure(
@@ -187,8 +171,9 @@ def _measure(
 
     try:
         metadata = stage.run(StageContext(graph.recipe, ref, folder, inputs, log, ignore, bar))
-    except StageError as error:
-        night.problems.append(f"benchmark {benchmark}: {error}")
+    except Exception as error:  # whatever is wrong with one row, the others are measured
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        night.problems.append(f"{ref.asset} on {benchmark}: {reason}")
         return
     again[ref] = folder.commit({"metadata": metadata})
     outside = dict(stage.outside(ref.partition))
@@ -214,7 +199,13 @@ def _recorded(graph: Graph, instance: dg.DagsterInstance) -> Iterator[Row]:
 
 
 def _compare(new: Row, old: Row, when: str, night: Night) -> None:
-    for image in new.images.keys() & old.images.keys():
+    for image in sorted(new.images.keys() ^ old.images.keys()):
+        verb = "came" if image in new.images else "went"
+        night.problems.append(
+            f"{new.row} on {new.benchmark}: {image} {verb} {when}, and nothing that the row is "
+            "made from changed"
+        )
+    for image in sorted(new.images.keys() & old.images.keys()):
         now, then = new.images[image], old.images[image]
         if now == then:
             continue

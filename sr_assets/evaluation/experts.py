@@ -18,7 +18,7 @@ from sr_assets.evaluation.measuring import compare_tiles, facts, measure_images,
 from sr_assets.evaluation.pixels import encode_png, read_png, to_tensor
 from sr_assets.evaluation.results import Results
 from sr_assets.evaluation.self_ensemble import NOTE, row_name
-from sr_assets.evaluation.tiling import Job, tiles_note, upscale
+from sr_assets.evaluation.tiling import Job, Overlap, overlap_of, tiles_note, upscale
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.recipe.models import Expert as ExpertRecipe
 from sr_assets.storage import Output
@@ -49,10 +49,10 @@ def evaluate_expert(context: StageContext, name: str) -> dict[str, Any]:
 
     expert, wanted = _load(context, name), context.recipe.experts[name]
     asked, planes = bool(wanted.features), 3 * expert.scale**2
-    further = open_further(context)
+    further, overlap = open_further(context), _overlap(expert)
 
     def job(image: BenchmarkImage, lr: np.ndarray) -> Job:
-        return _job(expert, wanted, to_tensor(lr), features=asked)
+        return _job(expert, wanted, to_tensor(lr), asked, overlap)
 
     def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
         done = image_finished(context.output, image.key) and (
@@ -74,7 +74,7 @@ def evaluate_expert(context: StageContext, name: str) -> dict[str, Any]:
     scores = measure_images(context, picture, further)
     with _told(name, None, wanted):
         difference = compare_tiles(context, job, planes)
-    note = tiles_note(tiled_images(context), len(scores))
+    note = tiles_note(overlap, tiled_images(context), len(scores))
     results = Results(name, "expert", scores, expert.parameters, note, difference, facts(further))
     context.output.write_json("results.json", results.to_json())
     return results.metadata()
@@ -91,13 +91,13 @@ def evaluate_expert_x8(context: StageContext, name: str) -> dict[str, Any]:
     from sr_models.inference.self_ensemble import self_ensemble
 
     expert, wanted = _load(context, name), context.recipe.experts[name]
-    further = open_further(context)
+    further, overlap = open_further(context), _overlap(expert)
 
     def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
         unit = to_tensor(lr)
 
         def run(turn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-            maps, _ = upscale(_job(expert, wanted, turn(unit), features=False))
+            maps, _ = upscale(_job(expert, wanted, turn(unit), False, overlap))
             return F.pixel_shuffle(maps, expert.scale)
 
         with _told(name, image, wanted):
@@ -139,7 +139,13 @@ def _picture(
     return rounded
 
 
-def _job(expert: Expert, wanted: ExpertRecipe, lr: torch.Tensor, features: bool) -> Job:
+def _overlap(expert: Expert) -> Overlap:
+    return overlap_of(expert.model, expert.scale, expert.multiple)
+
+
+def _job(
+    expert: Expert, wanted: ExpertRecipe, lr: torch.Tensor, features: bool, overlap: Overlap
+) -> Job:
     import torch
     import torch.nn.functional as F
 
@@ -150,7 +156,7 @@ def _job(expert: Expert, wanted: ExpertRecipe, lr: torch.Tensor, features: bool)
         # On the LR grid, an HR pixel being one of scale² channels, features ride along.
         return torch.cat([F.pixel_unshuffle(out.sr, expert.scale), *_present(out.features)], 1)
 
-    return Job(forward, lr, 1, expert.multiple)
+    return Job(forward, lr, 1, expert.multiple, overlap)
 
 
 def _present(features: torch.Tensor | None) -> list[torch.Tensor]:

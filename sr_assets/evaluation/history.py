@@ -27,6 +27,8 @@ class Moment:
 
     made: datetime
     scores: Mapping[str, float]
+    night: bool = False
+    """Whether a nightly evaluation measured it again."""
 
 
 def earlier_leaderboards(folder: UPath, benchmarks: Sequence[str]) -> list[Moment]:
@@ -65,7 +67,7 @@ def nights(folder: UPath, benchmarks: Sequence[str]) -> list[Moment]:
                 rows.setdefault(one["row"], {})[one["benchmark"]] = {"psnr_y": one["psnr_y"]}
             board = {"rows": [{"name": row, "benchmarks": own} for row, own in rows.items()]}
             if scores := mean_scores(board, benchmarks):
-                moments.append(Moment(made, scores))
+                moments.append(Moment(made, scores, night=True))
     return moments
 
 

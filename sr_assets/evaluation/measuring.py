@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ import numpy as np
 from sr_assets.evaluation.benchmark import BenchmarkImage, benchmark_images, read_pair
 from sr_assets.evaluation.results import ImageScore, measure
 from sr_assets.evaluation.tiling import LARGEST, Job, tiled_difference
-from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.lineage.stage import Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 
 if TYPE_CHECKING:
@@ -99,14 +100,23 @@ def facts(further: Iterable[Metric]) -> dict[str, dict[str, Any]]:
     return {name: facts.to_json() for name, facts in found.items()}
 
 
-def metric_modules(recipe: Recipe) -> tuple[str, ...]:
-    """Where the code version of the metrics that the recipe asks for starts."""
-    from sr_models.metrics.catalogue import module_of
+def with_metrics(recipe: Recipe, stage: Stage) -> Stage:
+    """A stage that measures, with the metrics that the recipe asks for in what decides its result.
 
-    return tuple(dict.fromkeys(module_of(name) for name in recipe.evaluation.metrics))
-
-
-def metric_settings(recipe: Recipe) -> dict[str, Any]:
-    """The recipe slice of the metrics; empty for a recipe that asks for none."""
+    That is their names, their code and the files that they read; a recipe that asks for none leaves
+    the stage as it is.
+    """
     asked = recipe.evaluation.metrics
-    return {"evaluation.metrics": list(asked)} if asked else {}
+    if not asked:
+        return stage
+    catalogue = importlib.import_module(_CATALOGUE)
+    modules = dict.fromkeys(catalogue.module_of(name) for name in asked)
+    return replace(
+        stage,
+        modules=(*stage.modules, *modules),
+        settings={**stage.settings, "evaluation.metrics": list(asked)},
+        outside=lambda benchmark: {
+            **stage.outside(benchmark),
+            **catalogue.fingerprints(asked),
+        },
+    )

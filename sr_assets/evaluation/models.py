@@ -18,7 +18,7 @@ from sr_assets.evaluation.measuring import compare_tiles, facts, measure_images,
 from sr_assets.evaluation.pixels import encode_png, read_png, to_tensor
 from sr_assets.evaluation.results import Results
 from sr_assets.evaluation.self_ensemble import NOTE, row_name
-from sr_assets.evaluation.tiling import Job, tiles_note, upscale
+from sr_assets.evaluation.tiling import Job, Overlap, overlap_of, tiles_note, upscale
 from sr_assets.lineage.stage import StageContext, StageError
 from sr_assets.storage import Output
 from sr_assets.stores.expert_cache import read_features, read_image
@@ -49,8 +49,10 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
     """
     model, further = _load(context, name), open_further(context)
 
+    overlap = _overlap(model)
+
     def job(image: BenchmarkImage, lr: np.ndarray) -> Job:
-        return _job(model, _given(context, model, image, lr))
+        return _job(model, _given(context, model, image, lr), overlap)
 
     def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
         def make() -> Tensor:
@@ -61,7 +63,7 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
         return _picture(context, name, image, make)
 
     scores = measure_images(context, picture, further)
-    note = tiles_note(tiled_images(context), len(scores))
+    note = tiles_note(overlap, tiled_images(context), len(scores))
     results = Results(
         name,
         _kind(model),
@@ -88,10 +90,14 @@ def evaluate_model_x8(context: StageContext, name: str) -> dict[str, Any]:
 
     model, further = _load(context, name), open_further(context)
 
+    overlap = _overlap(model)
+
     def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
         def make() -> Tensor:
             given = _given(context, model, image, lr)
-            return self_ensemble(lambda turn: upscale(_job(model, _turned(given, turn)))[0])
+            return self_ensemble(
+                lambda turn: upscale(_job(model, _turned(given, turn), overlap))[0]
+            )
 
         return _picture(context, name, image, make)
 
@@ -109,7 +115,7 @@ def _load(context: StageContext, name: str) -> LoadedModel:
     try:
         return load_model(checkpoint, context.recipe.compute.device)
     except ValueError as error:
-        raise StageError(f"compute.device: {error}") from error
+        raise StageError(f"model {name}: {error}") from error
 
 
 def _picture(
@@ -153,7 +159,11 @@ def _turned(given: _Given, turn: Turn) -> _Given:
     )
 
 
-def _job(model: LoadedModel, given: _Given) -> Job:
+def _overlap(model: LoadedModel) -> Overlap:
+    return overlap_of(None if model.experts else model.network, model.scale, model.sizes[1])
+
+
+def _job(model: LoadedModel, given: _Given, overlap: Overlap) -> Job:
     import torch
     import torch.nn.functional as F
 
@@ -171,7 +181,7 @@ def _job(model: LoadedModel, given: _Given) -> Job:
         pictures = {e: F.pixel_shuffle(p, scale) for e, p in zip(experts, parts, strict=True)}
         return model.upscale(first, pictures, dict(zip(model.features, maps, strict=True)))
 
-    return Job(forward, torch.cat(planes, 1), scale, model.sizes[1])
+    return Job(forward, torch.cat(planes, 1), scale, model.sizes[1], overlap)
 
 
 def _kind(model: LoadedModel) -> str:

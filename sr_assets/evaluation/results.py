@@ -202,22 +202,38 @@ def largest_absolute_offset(score: Score) -> float:
 
 
 def side_by_side(rows: Mapping[str, Results]) -> dict[str, Score]:
-    """The scores of several rows on one benchmark, their mean PSNR-Y over the same images.
+    """The scores of several rows on one benchmark, each mean over the same images for all rows.
 
-    An image that one row meets exactly is left out of the mean PSNR-Y of all rows. When that leaves
-    no image, each row keeps its own mean.
+    An image for which a metric of one row has no finite value, such as the PSNR-Y of a row that
+    meets it exactly, is left out of that metric's mean for all rows. When that leaves no image,
+    each row keeps its own mean.
     """
-    every = [{i.name: i.psnr_y for i in results.images} for results in rows.values()]
-    exact = {name for images in every for name, psnr in images.items() if psnr is None}
-    found: dict[str, Score] = {}
-    for row, results in rows.items():
-        mean, images = results.mean, {i.name: i.psnr_y for i in results.images}
-        kept = [psnr for name, psnr in images.items() if psnr is not None and name not in exact]
-        found[row] = {
-            **mean,
-            "psnr_y": _mean(kept) if kept else mean["psnr_y"],
-            "images": images,
+    found: dict[str, dict[str, Any]] = {
+        row: {**results.mean, "images": {i.name: i.psnr_y for i in results.images}}
+        for row, results in rows.items()
+    }
+    for row, mean in _fair_means(
+        {row: {i.name: i.psnr_y for i in results.images} for row, results in rows.items()}
+    ).items():
+        found[row]["psnr_y"] = mean
+    for metric in dict.fromkeys(m for r in rows.values() for i in r.images for m in i.metrics):
+        measured = {
+            row: {i.name: i.metrics[metric] for i in results.images if metric in i.metrics}
+            for row, results in rows.items()
         }
+        for row, mean in _fair_means({r: v for r, v in measured.items() if v}).items():
+            found[row]["metrics"] = {**found[row].get("metrics", {}), metric: mean}
+    return dict(found)
+
+
+def _fair_means(rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, float]:
+    """Row -> mean over the images that no row lacks; no row where that is no image."""
+    lacking = {name for values in rows.values() for name, value in values.items() if value is None}
+    found = {}
+    for row, values in rows.items():
+        kept = [v for name, v in values.items() if v is not None and name not in lacking]
+        if kept:
+            found[row] = _mean(kept)
     return found
 
 

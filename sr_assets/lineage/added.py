@@ -5,10 +5,15 @@ The recipe's own datasets are in the recipe; how both become partitions is in `b
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
 from pydantic import ValidationError
+from upath import UPath
 
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.loading import added_datasets_file
@@ -21,6 +26,7 @@ from sr_assets.recipe.sources import (
     ImageSource,
     UrlListSource,
 )
+from sr_assets.storage import cache_folder, is_local
 
 #: Revision of a hub source that is named without one.
 BRANCH = "main"
@@ -41,9 +47,12 @@ def register(
 
     Raises:
         StageError: the source is none, or the name is taken or cannot be a partition.
+
+    Safe to call from several processes at once, such as the sensor of the inbox and a person; where
+    the root is on an object store, from processes of one machine.
     """
     if name in recipe.datasets or name in recipe.benchmarks:
-        raise StageError(f"{name!r} is already a dataset or benchmark: choose another name")
+        raise _taken(name)
     dataset = Dataset(
         source=source_of(source), lr=None if lr is None else source_of(lr), training=False
     )
@@ -56,13 +65,35 @@ def register(
     except ValidationError as error:
         raise StageError(f"{name!r} cannot be a dataset: {error.errors()[0]['msg']}") from None
     file = added_datasets_file(recipe)
-    added = json.loads(file.read_bytes()) if file.exists() else {}
-    added.setdefault(role, {})[name] = dataset.model_dump(mode="json")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f"{file.name}.tmp")
-    temporary.write_text(json.dumps(added, indent=1))
-    temporary.replace(file)
+    with _alone(file):
+        added = json.loads(file.read_bytes()) if file.exists() else {}
+        if any(name in datasets for datasets in added.values()):
+            raise _taken(name)  # since the recipe was loaded
+        added.setdefault(role, {})[name] = dataset.model_dump(mode="json")
+        text = json.dumps(added, indent=1)
+        if is_local(file):
+            temporary = file.with_name(f"{file.name}.tmp")
+            temporary.write_text(text)
+            temporary.replace(file)
+        else:
+            file.write_text(text)  # an object appears whole
     return dataset
+
+
+def _taken(name: str) -> StageError:
+    return StageError(f"{name!r} is already a dataset or benchmark: choose another name")
+
+
+@contextlib.contextmanager
+def _alone(file: UPath) -> Iterator[None]:
+    """Keeps two processes from changing the file at once; the lock dies with its process."""
+    if is_local(file):
+        lock = Path(str(file)).with_name(f".{file.name}.lock")
+    else:
+        lock = cache_folder() / "locks" / hashlib.sha256(str(file).encode()).hexdigest()[:24]
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        yield
 
 
 def source_of(words: str) -> ImageSource:

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from sr_assets.recipe.agreement import disagreements
 from sr_assets.recipe.automation import Automation
 from sr_assets.recipe.evaluation import Evaluation
+from sr_assets.recipe.export import Export
 from sr_assets.recipe.gold import Gold
 from sr_assets.recipe.networks import (
     FusionModel,
@@ -22,6 +23,7 @@ from sr_assets.recipe.networks import (
     control_name,
     controls,
 )
+from sr_assets.recipe.release import Release
 from sr_assets.recipe.sources import Dataset
 from sr_assets.recipe.strict import OUTSIDE_LINEAGE, DatasetName, Name, Sha256, Strict
 
@@ -106,20 +108,6 @@ class Expert(Strict):
         ge=1,
         description="LR patches at a time; halved on out-of-memory.",
         json_schema_extra=OUTSIDE_LINEAGE,
-    )
-
-
-class Export(Strict):
-    """Files that an export writes."""
-
-    onnx: bool = Field(True, description="Also write ONNX fp32 with dynamic height and width.")
-
-
-class Release(Strict):
-    """What is released."""
-
-    models: tuple[Name, ...] | None = Field(
-        None, description="Models to release; every fusion and student when left out."
     )
 
 

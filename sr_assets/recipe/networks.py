@@ -43,6 +43,11 @@ class UpscalerModel(ModelBase):
         description="Train with weights and activations rounded to int8; of networks with branches "
         "the fused form, by `fused_init: true` in `network.args`.",
     )
+    kept_in_float: tuple[str, ...] = Field(
+        (),
+        description="With `quantisation_aware`, convolutions that are not rounded, by the names of "
+        "their modules, such as `conv_cat`; those that lose most, see docs/int8.md.",
+    )
 
 
 class PlainModel(UpscalerModel):

@@ -13,9 +13,10 @@ from typing import Any
 from sr_assets.evaluation.results import BICUBIC
 from sr_assets.report.plots import Tick, round_values
 
-WIDTH = 960
+WIDTH, NARROW = 960, 340
 _LEFT, _RIGHT, _TOP, _BOTTOM = 24, 24, 8, 44
-_STRIP, _SPREAD = 46, 7.0  # height of a row with its name, reach of its points around the middle
+_NAME = 20  # height of a line of text over the points
+_POINTS, _SPREAD = 26, 7.0  # height of the points of a row, their reach around the middle
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,10 @@ class Strip:
 
     name: str
     kind: str
+    top: float
+    """Of its name."""
     middle: float
+    """Of its points."""
     dots: tuple[Dot, ...]
     box: tuple[float, float]
     median: float
@@ -51,10 +55,15 @@ class Distribution:
     zero: float
     """Where bicubic is."""
     height: int
-    width: int = WIDTH
+    width: int
+    right: int
     left: int = _LEFT
-    right: int = WIDTH - _RIGHT
     top: int = _TOP
+
+    @property
+    def narrow(self) -> bool:
+        """Whether what is said of a row stands below its name."""
+        return self.width < WIDTH
 
     @property
     def bottom(self) -> int:
@@ -63,7 +72,10 @@ class Distribution:
 
 
 def distribution(
-    rows: Sequence[Mapping[str, Any]], gallery: Mapping[str, Any], benchmarks: Iterable[str]
+    rows: Sequence[Mapping[str, Any]],
+    gallery: Mapping[str, Any],
+    benchmarks: Iterable[str],
+    width: int = WIDTH,
 ) -> Distribution | None:
     """Gains of PSNR-Y over bicubic (dB) of every row on every image of some benchmarks.
 
@@ -71,6 +83,7 @@ def distribution(
         rows: {"name", "kind"} of each, in the order of the table; bicubic itself has no strip.
         gallery: as in `render_page`.
         benchmarks: of the gallery.
+        width: `WIDTH`, or `NARROW` for a phone.
 
     Returns:
         None with fewer than three images, or without bicubic.
@@ -94,12 +107,15 @@ def distribution(
     low, high = low - pad, high + pad
 
     def across(value: float) -> float:
-        return round(_LEFT + (value - low) / (high - low) * (WIDTH - _LEFT - _RIGHT), 1)
+        return round(_LEFT + (value - low) / (high - low) * (width - _LEFT - _RIGHT), 1)
 
+    lines = 1 if width >= WIDTH else 2
+    height = lines * _NAME + _POINTS
     strips = []
     for number, row in enumerate(shown):
         found = gains[row["name"]]
-        middle = _TOP + number * _STRIP + 32
+        top = _TOP + number * height
+        middle = top + lines * _NAME + _POINTS / 2
         listed = sorted(gain for gain, _, _ in found)
         first, median, third = (
             statistics.quantiles(listed, n=4, method="inclusive") if len(listed) > 1 else listed * 3
@@ -107,11 +123,13 @@ def distribution(
         worse = sum(gain < 0 for gain in listed)
         said = f"median {median:+.2f} dB, {listed[0]:+.2f} to {listed[-1]:+.2f}"
         if worse:
-            said += f"; below bicubic on {worse} of {len(listed)}"
+            every = f"; below bicubic on {worse} of {len(listed)}"
+            said += every if lines == 1 else f"; {worse} below 0"
         strips.append(
             Strip(
                 row["name"],
                 row["kind"],
+                top,
                 middle,
                 tuple(
                     Dot(
@@ -130,11 +148,11 @@ def distribution(
         )
     return Distribution(
         tuple(strips),
-        tuple(
-            Tick(across(v), f"{label}".replace("-", "−")) for v, label in round_values(low, high)
-        ),
+        tuple(Tick(across(v), label.replace("-", "−")) for v, label in round_values(low, high)),
         across(0.0),
-        _TOP + len(strips) * _STRIP + 6 + _BOTTOM,
+        _TOP + len(strips) * height + 6 + _BOTTOM,
+        width,
+        width - _RIGHT,
     )
 
 

@@ -23,8 +23,8 @@ class Line:
 
     name: str
     kind: str
-    points: tuple[tuple[float, float, str], ...]
-    """x, y and what was measured when."""
+    points: tuple[tuple[float, float, str, bool], ...]
+    """x, y, what was measured when, and whether it was a night."""
     last: float
     """PSNR-Y now (dB)."""
     change: str
@@ -45,7 +45,7 @@ def history_lines(rows: Sequence[Mapping[str, Any]], moments: Sequence[Moment]) 
     lines = []
     for row in rows:
         values = [
-            (index, moment.scores[row["name"]], moment.made.strftime("%Y-%m-%d %H:%M"))
+            (index, moment.scores[row["name"]], moment)
             for index, moment in enumerate(moments)
             if row["name"] in moment.scores
         ]
@@ -61,9 +61,11 @@ def history_lines(rows: Sequence[Mapping[str, Any]], moments: Sequence[Moment]) 
                     (
                         round(_PAD + index / (len(moments) - 1) * (WIDTH - 2 * _PAD), 1),
                         round(HEIGHT / 2 - (value - middle) / reach * (HEIGHT - 2 * _PAD), 1),
-                        f"{when} UTC: {value:.3f} dB",
+                        f"{'night' if moment.night else 'leaderboard'} of "
+                        f"{moment.made:%Y-%m-%d %H:%M} UTC: {value:.3f} dB",
+                        moment.night,
                     )
-                    for index, value, when in values
+                    for index, value, moment in values
                 ),
                 values[-1][1],
                 f"{signed(values[-1][1] - values[-2][1], 3)} dB" if len(values) > 1 else "",

@@ -1,15 +1,18 @@
 """The model card of a release: what it is, from what, how good beside its controls, how to run it.
 
-It is a pure function of its facts; deciding on the release is `assets/release.py`.
+It is a pure function of its facts; deciding on the release is `assets/release.py`, its front matter
+`front_matter.py`, and how it is run `how_to_run.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from sr_models.registry import modules_of
+from sr_assets.report.front_matter import convention, front_matter
+from sr_assets.report.how_to_run import how_to_run
+from sr_assets.report.markdown import table
 
 _KINDS = {
     "gate": "A fusion: per-pixel weights over frozen experts, and a small residual.",
@@ -17,6 +20,26 @@ _KINDS = {
     "student": "A fast network, trained on HR and on its teachers' pictures.",
     "plain": "A network trained on pairs of LR and HR alone.",
 }
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One strip: LR, bicubic, the model and HR of the same square."""
+
+    file: str
+    """Path inside the release."""
+    benchmark: str
+    image: str
+    gain: float
+    """PSNR-Y over bicubic on the whole image (dB)."""
+    licence: str | None
+    """Of the benchmark; None for photos that ship with scikit-image."""
+
+    @property
+    def caption(self) -> str:
+        """What it shows, in one line."""
+        licence = self.licence or "photos of scikit-image"
+        return f"{self.benchmark}/{self.image}: {self.gain:+.2f} dB over bicubic ({licence})"
 
 
 @dataclass(frozen=True)
@@ -43,19 +66,53 @@ class CardFacts:
     """Row of the table -> benchmark -> mean score; the model's own row is the last."""
     checks: Sequence[Mapping[str, Any]]
     """Outcomes of the release checks: {"name", "passed", "reason"}."""
+    plain_spandrel: bool = False
+    """Whether spandrel loads it without this project."""
+    pictures: Sequence[Picture] = ()
+    author: str | None = None
+    hub: str | None = None
+    """Repository on the hub, where the recipe names one."""
+    hub_data: Sequence[str] = ()
+    """Training datasets that are repositories of the hub."""
+    base_models: Sequence[str] = ()
+    """Repositories of the hub that experts behind it come from."""
+    hub_benchmarks: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    """Benchmark -> repository of the hub that it comes from, and revision."""
+    other_lr: Mapping[str, str] = field(default_factory=dict)
+    """Benchmark whose LR is not made by bicubic reduction -> what LR it has."""
+    iterations: int | None = None
+    batch_size: int | None = None
+    hr_size: int | None = None
+    """Side of a training patch (HR px)."""
+    degraded: bool = False
+    """Whether its LR had more than bicubic reduction done to it."""
+    online: bool = False
+    """Whether degradations were drawn while it trained."""
+
+    @property
+    def summary(self) -> str:
+        """What kind of model it is, in one sentence."""
+        return _KINDS[self.description["kind"]]
 
 
-def render_card(facts: CardFacts) -> str:
-    """The card as markdown, the same bytes for the same facts."""
+def render_card(facts: CardFacts, version: str = "") -> str:
+    """The card as markdown with the hub's front matter, the same bytes for the same facts.
+
+    Args:
+        facts: all that it says.
+        version: of the release; empty for a card that was not released.
+    """
     d = facts.description
     parts = [
-        f"# {d['model']} ×{d['scale']}",
-        _KINDS[d["kind"]],
-        _table(
+        f"{front_matter(facts)}# {d['model']} ×{d['scale']}",
+        facts.summary,
+        table(
             ("", ""),
             [
-                ("architecture", d["architecture"]),
-                ("arguments", _arguments(d["args"]) or "defaults"),
+                *([("version", version)] if version else []),
+                *([("author", _cell(facts.author))] if facts.author else []),
+                ("architecture", _cell(d["architecture"])),
+                ("arguments", _cell(_arguments(d["args"]) or "defaults")),
                 ("scale", f"×{d['scale']}"),
                 ("parameters", f"{d['parameters']:,}"),
                 ("licence of the weights", _licence(d["licence"])),
@@ -69,28 +126,32 @@ def render_card(facts: CardFacts) -> str:
             ],
         ),
         "## Quality",
-        "LR by MATLAB-compatible bicubic reduction; SR rounded to 8 bits; luma of BT.601; a border "
-        f"of {d['scale']} px left out; mean over the images that no row meets exactly.",
+        f"{convention(facts)}.",
         _scores(facts, d["model"]),
         "Release checks:",
         "\n".join(
             f"- {c['name']}: {'passed' if c['passed'] else 'failed'}, {c['reason']}"
             for c in facts.checks
         ),
+        *(_strip(picture) for picture in facts.pictures),
         "## Training data",
-        _table(("dataset", "licence"), [(n, _licence(text)) for n, text in facts.data.items()]),
+        table(("dataset", "licence"), [(n, _licence(text)) for n, text in facts.data.items()]),
     ]
     if facts.experts:
         rows = [
             (name, _licence(text), facts.expert_weights[name][:16])
             for name, text in facts.experts.items()
         ]
-        parts += ["Experts:", _table(("expert", "licence of its weights", "sha256"), rows)]
-    parts += ["## How to run it", _how(facts), "## Files"]
+        parts += ["Experts:", table(("expert", "licence of its weights", "sha256"), rows)]
+    parts += ["## How to run it", how_to_run(facts, version), "## Files"]
     rows = [(n, f"{f['size']:,}", f["sha256"]) for n, f in facts.files.items()]
-    parts.append(_table(("file", "bytes", "sha256"), rows))
-    parts += ["Made from:", _table(("input", "data version"), list(facts.versions.items()))]
+    parts.append(table(("file", "bytes", "sha256"), rows))
+    parts += ["Made from:", table(("input", "data version"), list(facts.versions.items()))]
     return "\n\n".join(parts) + "\n"
+
+
+def _strip(picture: Picture) -> str:
+    return f"LR, bicubic, this model, HR; {picture.caption}:\n\n![]({picture.file})"
 
 
 def _arguments(args: Mapping[str, Any]) -> str:
@@ -110,15 +171,11 @@ def _features(description: Mapping[str, Any]) -> str:
 
 
 def _licence(text: str | None) -> str:
-    return text or "not stated in the recipe"
+    return _cell(text or "not stated in the recipe")
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
-    for row in rows:
-        cells = (str(cell).replace("|", "\\|").replace("\n", " ") for cell in row)
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _cell(text: object) -> str:
+    return str(text).replace("|", "\\|").replace("\n", " ")
 
 
 def _scores(facts: CardFacts, own: str) -> str:
@@ -133,7 +190,7 @@ def _scores(facts: CardFacts, own: str) -> str:
             cells.append("" if score is None else _score(score))
         shown = f"**{name}**" if name == own else name
         rows.append((shown, *cells))
-    return _table(("", *(f"{b}: PSNR-Y / SSIM-Y" for b in benchmarks)), rows)
+    return table(("", *(f"{b}: PSNR-Y / SSIM-Y" for b in benchmarks)), rows)
 
 
 def _rounded(d: Mapping[str, Any]) -> bool:
@@ -143,69 +200,3 @@ def _rounded(d: Mapping[str, Any]) -> bool:
 def _score(score: Mapping[str, Any]) -> str:
     psnr = "identical" if score["psnr_y"] is None else f"{score['psnr_y']:.2f} dB"
     return f"{psnr} / {score['ssim_y']:.4f}"
-
-
-def _how(facts: CardFacts) -> str:
-    d = facts.description
-    weights = next(name for name in facts.files if name.endswith(".safetensors"))
-    graph = next((name for name in facts.files if name.endswith(".onnx")), None)
-    size = "[1, 3, H, W] in [0, 1], RGB"
-    if d["experts"]:
-        code, said, feed = _how_fusion(d, weights, size)
-    else:
-        ours = d["architecture"] == "EDSR" or bool(modules_of(d["architecture"], {}))
-        code = (
-            ("import sr_models\n" if ours else "")
-            + "from spandrel import ModelLoader\n\n"
-            + ("sr_models.register()\n" if ours else "")
-            + f'model = ModelLoader().load_from_file("{weights}")\n'
-            f"sr = model(lr)  # lr: float32 tensor {size}\n"
-        )
-        said = "With spandrel" + (" and this package:" if ours else ":")
-        feed = '{"input": lr}'
-    parts = [said, f"```python\n{code}```"]
-    if graph:
-        parts.append(f"With onnxruntime, on a float32 array {size}:")
-        parts.append(
-            "```python\nimport onnxruntime\n\n"
-            f'session = onnxruntime.InferenceSession("{graph}")\n'
-            f'(sr,) = session.run(["output"], {feed})\n```'
-        )
-        parts.append(_limits(facts.onnx or {}))
-    elif facts.onnx and "error" in facts.onnx:
-        parts.append(f"There is no ONNX file: {facts.onnx['error']}.")
-    return "\n\n".join(parts)
-
-
-def _how_fusion(d: Mapping[str, Any], weights: str, size: str) -> tuple[str, str, str]:
-    """Python code, what stands above it, and what a session is fed."""
-    features = list(d["args"].get("features") or {})
-    pictures = ", ".join(f'"{e}": {e}_sr' for e in d["experts"])
-    maps = ", ".join(f'"{e}": {e}_features' for e in features)
-    given = f"lr, {{{pictures}}}" + (f", {{{maps}}}" if features else "")
-    arguments = "".join(f"    {k!r}: {v!r},\n" for k, v in d["args"].items())
-    network = f'"{d["architecture"]}", {d["experts"]!r}, {d["scale"]}, args'
-    code = (
-        "from safetensors.torch import load_file\n"
-        "from sr_models.fusion.build import build_fusion\n\n"
-        f"args = {{\n{arguments}}}\n"
-        f"model = build_fusion({network}).eval()\n"
-        f'model.load_state_dict(load_file("{weights}"))\n'
-        f"sr = model({given})  # lr: {size}\n"
-    )
-    said = "It needs the pictures of its experts"
-    if features:
-        said += " and features [1, C, H, W] of " + ", ".join(features)
-    feed = f'{{"lr": lr, {pictures}' + "".join(f', "{e}_features": {e}_features' for e in features)
-    return code, f"{said}; `srd upscale` runs them by itself.", feed + "}"
-
-
-def _limits(onnx: Mapping[str, Any]) -> str:
-    multiple = onnx.get("multiple", 1)
-    sides = (
-        "Any height and width will do"
-        if multiple == 1
-        else f"Pad height and width to a multiple of {multiple} and crop the output"
-    )
-    batch = "any batch" if onnx.get("free_batch", True) else "a batch of 1"
-    return f"{sides}; {batch}. Nothing is clamped: clip to [0, 1] before you round to 8 bits."

@@ -18,7 +18,7 @@ from sr_assets.evaluation.history import Moment
 from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN
 from sr_assets.report import numbers
 from sr_assets.report.damage import damage_section
-from sr_assets.report.distribution import distribution
+from sr_assets.report.distribution import NARROW, distribution
 from sr_assets.report.embedding import Embedded
 from sr_assets.report.headline import headline
 from sr_assets.report.history import history_lines
@@ -79,8 +79,15 @@ def render_page(
             scale=leaderboard["scale"],
             kinds=_KINDS,
             tables=[
-                {**table, "distribution": distribution(table["rows"], gallery, table["benchmarks"])}
-                for table in tables
+                {
+                    **table,
+                    "panel": number,
+                    "distribution": distribution(table["rows"], gallery, table["benchmarks"]),
+                    "narrow_distribution": distribution(
+                        table["rows"], gallery, table["benchmarks"], NARROW
+                    ),
+                }
+                for number, table in enumerate(tables)
             ],
             figures=headline(first["rows"]),
             plots=_plots(first["rows"], bicubic),
@@ -130,6 +137,7 @@ def title_of(row: str) -> str:
 
 def _plots(rows: Sequence[Mapping[str, Any]], bicubic: float | None) -> list[dict[str, Any]]:
     """Quality against what a row costs, with how the axis and the plot are called."""
+    rows = [{**row, "name": title_of(row["name"])} for row in rows]
     devices = [row["devices"] for row in rows if row["seconds"]]
     device = max(devices, key=devices.count, default="")
     timed = [row for row in rows if row["devices"] == device]

@@ -47,7 +47,7 @@ class Scatter:
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     bicubic: float | None
-    """Height of the bicubic line; None where it lies below the plot."""
+    """Height of the bicubic line; None where it lies outside the plot."""
     frontier: tuple[tuple[float, float], ...]
     """Corners of the Pareto line: nothing drawn is better at the same cost or less."""
     width: int = WIDTH
@@ -74,8 +74,9 @@ def scatter(
     sizes = [math.log10(r[cost]) for r in shown]
     values = [r["psnr_y"] for r in shown]
     low, high = min(values), max(values)
-    if bicubic is not None and bicubic >= low - 1.5 * max(high - low, 0.2):
-        low = min(low, bicubic)
+    reach = 1.5 * max(high - low, 0.2)
+    if bicubic is not None and low - reach <= bicubic <= high + reach:
+        low, high = min(low, bicubic), max(high, bicubic)
     pad = max(0.08 * (high - low), 0.02)
     y0, y1 = low - pad, high + pad
     x0, x1 = min(sizes) - 0.15, max(sizes) + 0.15
@@ -95,7 +96,7 @@ def scatter(
             for n in _round_counts(10**x0, 10**x1)
         ),
         y_ticks=tuple(Tick(up(v), label) for v, label in round_values(y0, y1)),
-        bicubic=up(bicubic) if bicubic is not None and bicubic >= y0 else None,
+        bicubic=up(bicubic) if bicubic is not None and y0 <= bicubic <= y1 else None,
         frontier=_frontier(places, WIDTH - _RIGHT),
     )
 
@@ -149,16 +150,25 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 
 
 def _round_counts(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten; only the powers when those are many."""
+    """1, 2 and 5 times powers of ten; only the powers when those are many, more when they are few.
+
+    Two at least where `high` is twice `low` or more.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    fine = [m * 10.0**p for p in powers for m in (1, 2, 5) if low <= m * 10.0**p <= high]
+
+    def between(*digits: float) -> list[float]:
+        return [m * 10.0**p for p in powers for m in digits if low <= m * 10.0**p <= high]
+
+    fine = between(1, 2, 5)
+    if len(fine) < 2:
+        return between(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
     coarse = [n for n in fine if math.log10(n) % 1 < 1e-9 or math.log10(n) % 1 > 1 - 1e-9]
     return fine if len(fine) <= 7 or len(coarse) < 2 else coarse
 
 
 def round_values(low: float, high: float) -> list[tuple[float, str]]:
-    """Four to eight round values between two bounds, as numbers and as text."""
-    raw = (high - low) / 5
+    """Three to eight round values between two bounds, as numbers and as text."""
+    raw = (high - low) / 7.5
     unit = 10.0 ** math.floor(math.log10(raw))
     step = next(m * unit for m in (1, 2, 5, 10) if m * unit >= raw * 0.999)
     digits = max(0, -math.floor(math.log10(step) + 1e-9))

@@ -138,9 +138,8 @@ def _metric_columns(
         lower = facts.get(name, {}).get("lower_is_better")
         best = None if lower is None else (min if lower else max)(values, default=None)
         said = "" if lower is None else "less is better" if lower else "more is better"
-        columns.append(
-            {**column, "said": said, "best": best and metric_text(best, column["digits"])}
-        )
+        shown = None if best is None else metric_text(best, column["digits"])
+        columns.append({**column, "said": said, "best": shown})
     return columns
 
 

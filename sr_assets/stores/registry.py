@@ -1,7 +1,8 @@
 """The registry of released models: `registry/<model>/<version>/` with a manifest of digests.
 
 A version appears whole and is never changed afterwards. Whether a model may be released is decided
-in `assets/release.py`; listing and fetching for people is `releases.py`.
+in `assets/release.py`, which number it gets in `numbering.py`; listing and fetching for people is
+`releases.py`.
 """
 
 from __future__ import annotations
@@ -9,74 +10,25 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from filelock import FileLock
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    StringConstraints,
-    ValidationError,
-)
 from upath import UPath
 
-from sr_assets.lineage.stage import StageError
-from sr_assets.storage import is_local
+from sr_assets.recipe.models import Recipe
+from sr_assets.storage import is_local, root_of
+from sr_assets.stores.numbering import next_version
+from sr_assets.stores.release_manifest import MANIFEST, FileEntry, Manifest, parse_manifest
 
-FOLDER, MANIFEST, CARD = "registry", "manifest.json", "model_card.md"
-
-
-def _stays_inside(name: str) -> str:
-    parts = name.split("/")
-    if "\\" in name or ":" in name or "\0" in name or any(p in ("", ".", "..") for p in parts):
-        raise ValueError(f"{name!r} would leave the release's folder")
-    return name
-
-
-FileName = Annotated[str, AfterValidator(_stays_inside)]
-
-
-class FileEntry(BaseModel):
-    """Digest and size of one released file."""
-
-    model_config = ConfigDict(frozen=True)
-
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-    size: int = Field(ge=0)
-
-
-class Manifest(BaseModel):
-    """`manifest.json` of one version. Fields that a later program adds are kept out of the way."""
-
-    model_config = ConfigDict(frozen=True)
-
-    format: Literal[1] = 1
-    model: str
-    version: int = Field(ge=1)
-    kind: str
-    architecture: str
-    scale: int = Field(ge=1)
-    parameters: int | None = None
-    licence: str | None = None
-    content: str
-    """Data version of the export: the same content is never released twice."""
-    data: dict[str, str]
-    """What the model was trained from: `gold/pairs[photos]` -> data version; caches likewise."""
-    code_version: str | None = None
-    """Of the training that made the weights."""
-    metrics: dict[str, dict[str, Any]]
-    """Benchmark -> mean score (psnr_y, ssim_y, colour_offset) and the PSNR-Y of every image."""
-    benchmarks: dict[str, str] = Field(default_factory=dict)
-    """Benchmark -> data version of its images: numbers compare only where these are equal."""
-    created: str
-    files: dict[FileName, FileEntry]
+FOLDER, CARD = "registry", "README.md"
+#: `1.2.0`; whole numbers are versions of schema 1.
+_VERSION_FOLDER = re.compile(r"\d+(\.\d+\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -87,34 +39,73 @@ class Release:
     manifest: Manifest
 
 
-def publish(registry: UPath, files: Mapping[str, bytes], manifest: Mapping[str, Any]) -> Release:
-    """Adds a version, or finds the one that released the same content.
+def registry_folder(recipe: Recipe, root: UPath) -> UPath:
+    """The folder of all models: `release.registry` of the recipe, or `registry` below `root`."""
+    if recipe.release.registry is None:
+        return root / FOLDER
+    return root_of(recipe.name, recipe.release.registry)
+
+
+Cards = Callable[[str, str], Mapping[str, bytes]]
+"""(version, day) -> the files that tell them, by name."""
+
+
+def _no_cards(version: str, day: str) -> Mapping[str, bytes]:
+    return {}
+
+
+def publish(
+    registry: UPath,
+    files: Mapping[str, bytes],
+    manifest: Mapping[str, Any],
+    *,
+    cards: Cards = _no_cards,
+    identity: str | None = None,
+    pinned: str | None = None,
+) -> Release:
+    """Adds a version, or finds the one that released the same.
 
     Args:
         registry: folder of all models; made when it is not there.
-        files: name -> content, the manifest apart.
-        manifest: every field of `Manifest` but `version`, `created` and `files`.
+        files: name -> content, the manifest and the cards apart.
+        manifest: every field of `Manifest` but `version`, `created`, `identity` and `files`.
+        cards: makes the files that tell version and day.
+        identity: digest by which the same release is known again; that of all files, with empty
+            texts for version and day, when left out.
+        pinned: the version that the recipe asks for; what changed since the newest decides without.
 
-    The version is the highest so far plus one. It is written under a temporary name and renamed; on
-    an object store, which cannot rename, its manifest is written last. A kill leaves no version.
+    The version is above all earlier ones. It is written under a temporary name and renamed; on an
+    object store, which cannot rename, its manifest is written last. A kill leaves no version.
+
+    Raises:
+        StageError: `pinned` is taken by other files, is below the newest version, or promises less
+            change than there is.
     """
     folder = registry / manifest["model"]
     with _alone(folder):
         earlier = versions(registry, manifest["model"])
-        for release in earlier:
-            if release.manifest.content == manifest["content"]:
+        identity = identity or _identity({**files, **cards("", "")})
+        same = [r for r in earlier if r.manifest.identity == identity]
+        if pinned is None and same:
+            return same[-1]
+        version = next_version([r.manifest for r in earlier], manifest, identity, pinned)
+        for release in same:
+            if release.manifest.number == version:
                 return release
+        created = datetime.now(UTC).isoformat(timespec="seconds")
+        everything = {**files, **cards(str(version), created[:10])}
         record = Manifest(
             **manifest,
-            version=1 + max((r.manifest.version for r in earlier), default=0),
-            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            version=str(version),
+            identity=identity,
+            created=created,
             files={
                 name: FileEntry(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
-                for name, data in files.items()
+                for name, data in everything.items()
             },
         )
-        final = folder / str(record.version)
-        everything = {**files, MANIFEST: record.model_dump_json(indent=1).encode() + b"\n"}
+        final = folder / str(version)
+        everything[MANIFEST] = record.model_dump_json(indent=1).encode() + b"\n"
         if is_local(final):
             _write_local(Path(str(final)), everything)
         else:
@@ -130,14 +121,14 @@ def models(registry: UPath) -> list[str]:
 
 
 def versions(registry: UPath, model: str) -> list[Release]:
-    """Every whole version of a model, oldest first; none for an unknown model.
+    """Every whole version of a model, the highest last; none for an unknown model.
 
     Raises:
         StageError: a manifest is damaged.
     """
-    numbers = [int(f.name) for f in _folders(registry / model) if f.name.isdecimal()]
-    found = [read_release(registry / model / str(number)) for number in sorted(numbers)]
-    return [release for release in found if release is not None]
+    named = [f for f in _folders(registry / model) if _VERSION_FOLDER.fullmatch(f.name)]
+    found = [release for f in named if (release := read_release(f)) is not None]
+    return sorted(found, key=lambda release: release.manifest.number)
 
 
 def read_release(folder: UPath) -> Release | None:
@@ -151,12 +142,12 @@ def read_release(folder: UPath) -> Release | None:
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    try:
-        return Release(folder, Manifest.model_validate_json(data))
-    except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise StageError(f"{path}: {field}: {first['msg']}; this release is damaged") from error
+    return Release(folder, parse_manifest(data, str(path)))
+
+
+def _identity(files: Mapping[str, bytes]) -> str:
+    lines = [f"{name} {hashlib.sha256(data).hexdigest()}\n" for name, data in sorted(files.items())]
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def _folders(parent: UPath) -> list[UPath]:

@@ -1,4 +1,4 @@
-"""Bare state dicts as safetensors files: fp32, string metadata, the same bytes every time.
+"""Bare state dicts as safetensors and `.pth` files, the same bytes every time.
 
 Which models are exported and where the files go is not known here.
 """
@@ -6,14 +6,18 @@ Which models are exported and where the files go is not known here.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
+from sr_models.export.half import halve
+
 _NAMES = {
     torch.float32: "F32",
+    torch.float16: "F16",
     torch.int64: "I64",
     torch.int32: "I32",
     torch.int16: "I16",
@@ -23,19 +27,23 @@ _NAMES = {
 }
 
 
-def serialise_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def serialise_weights(
+    state: Mapping[str, Tensor], metadata: Mapping[str, str], *, half: bool = False
+) -> bytes:
     """A safetensors file: floating tensors as fp32, integers and booleans as they are.
+
+    With `half`, floating tensors are fp16 (`half.py`).
 
     The library's own writer puts metadata in the order of a randomly seeded hash table; here names
     are sorted, so equal tensors and metadata give equal bytes.
 
     Raises:
-        ValueError: a tensor has a dtype that such a file cannot hold.
+        ValueError: a tensor has a dtype that such a file cannot hold, or a value is too large.
     """
     header: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
     blocks: list[bytes] = []
     offset = 0
-    for name, dtype, shape, block in _entries(state):
+    for name, dtype, shape, block in _entries(halve(state) if half else state, half):
         header[name] = {
             "dtype": dtype,
             "shape": shape,
@@ -48,6 +56,20 @@ def serialise_weights(state: Mapping[str, Tensor], metadata: Mapping[str, str]) 
     return b"".join([len(text).to_bytes(8, "little"), text, *blocks])
 
 
+def serialise_pth(state: Mapping[str, Tensor]) -> bytes:
+    """A `.pth` file of tensors alone, fp32, under the key `params`, as spandrel and BasicSR read.
+
+    `torch.load(..., weights_only=True)` opens it; equal tensors give equal bytes.
+    """
+    plain = {
+        name: (t.float() if t.is_floating_point() else t).detach().cpu().contiguous().clone()
+        for name, t in sorted(state.items())
+    }
+    buffer = io.BytesIO()  # a file's own name would go into its bytes
+    torch.save({"params": plain}, buffer)
+    return buffer.getvalue()
+
+
 def digest_weights(state: Mapping[str, Tensor]) -> str:
     """sha256 of names, dtypes, shapes and values as `serialise_weights` would store them."""
     digest = hashlib.sha256()
@@ -57,12 +79,14 @@ def digest_weights(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _entries(state: Mapping[str, Tensor]) -> list[tuple[str, str, list[int], bytes]]:
+def _entries(
+    state: Mapping[str, Tensor], half: bool = False
+) -> list[tuple[str, str, list[int], bytes]]:
     """(name, dtype, shape, little-endian bytes) of every tensor; the widest dtypes come first."""
     found = []
     for name, tensor in sorted(state.items()):
         value = tensor.detach().cpu()
-        if value.is_floating_point():
+        if value.is_floating_point() and not half:
             value = value.float()
         if value.dtype not in _NAMES:
             raise ValueError(

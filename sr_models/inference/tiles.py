@@ -1,12 +1,14 @@
-"""Upscaling an image in tiles, so that memory depends on the tile and not on the image.
+"""Upscaling an image in tiles, so that a network's memory depends on the tile and not on the image.
 
-Tiles overlap and are cropped, never blended: the result of a network whose receptive field fits in
-the halo is that of the whole image. Loading networks and reading files live elsewhere.
+Tiles overlap and are cropped, or blended over a part of the overlap: the result of a network whose
+receptive field fits in the halo is that of the whole image. Images that do not fit into memory
+themselves are for `streaming.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -23,6 +25,7 @@ def upscale_tiled(
     halo: int = 16,
     advance: Callable[[int], None] | None = None,
     grid: int = 1,
+    blend: int = 0,
 ) -> Tensor:
     """Runs `forward` over tiles of one image and puts its outputs together.
 
@@ -40,6 +43,7 @@ def upscale_tiled(
         advance: is told 1 after each tile.
         grid: tiles start at multiples of it, so that windows lie where they lie in the whole image;
             the last tile of a line grows by less than this to reach the border (LR px).
+        blend: width over which two tiles change over, at most twice the halo (LR px); 0 crops.
 
     Returns:
         [1, D, H * scale, W * scale] on the CPU, in the dtype that `forward` returned; not clamped.
@@ -52,31 +56,29 @@ def upscale_tiled(
         raise ValueError(f"tile {tile} must be more than twice the halo {halo}")
     if grid > tile - 2 * halo:
         raise ValueError(f"tile {tile} with halo {halo} is too small for windows of {grid}")
+    if not 0 <= blend <= 2 * halo:
+        raise ValueError(f"blend {blend} must be from 0 to twice the halo {halo}")
     if lr.ndim != 4 or lr.shape[0] != 1 or 0 in lr.shape:
         raise ValueError(f"lr must be one image [1, C, H, W], not {tuple(lr.shape)}")
     height, width = lr.shape[-2:]
     sr: Tensor | None = None
-    for top, upper, lower in spans(height, tile, halo, grid):
-        bottom = height if lower == height else top + tile
-        for left, first, last in spans(width, tile, halo, grid):
-            right = width if last == width else left + tile
-            piece = lr[..., top:bottom, left:right]
-            out = forward(piece).detach()
-            depth = (sr if sr is not None else out).shape[1]
-            wanted = (1, depth, piece.shape[-2] * scale, piece.shape[-1] * scale)
-            if tuple(out.shape) != wanted:
-                raise ValueError(
-                    f"the network returned {tuple(out.shape)}, x{scale} needs {wanted}"
-                )
-            if sr is None:
-                sr = torch.empty((1, depth, height * scale, width * scale), dtype=out.dtype)
-            sr[..., upper * scale : lower * scale, first * scale : last * scale] = out[
-                ...,
-                (upper - top) * scale : (lower - top) * scale,
-                (first - left) * scale : (last - left) * scale,
-            ]
-            if advance:
-                advance(1)
+    for box in tiles(height, width, tile, halo, grid):
+        piece = lr[..., box.top : box.bottom, box.left : box.right]
+        out = forward(piece).detach()
+        depth = (sr if sr is not None else out).shape[1]
+        wanted = (1, depth, piece.shape[-2] * scale, piece.shape[-1] * scale)
+        if tuple(out.shape) != wanted:
+            raise ValueError(f"the network returned {tuple(out.shape)}, x{scale} needs {wanted}")
+        if sr is None:
+            # Zeros, not whatever memory holds: what is not finite would survive a weight of 0.
+            sr = torch.zeros((1, depth, height * scale, width * scale), dtype=out.dtype)
+        wide = box.widened((height, width), blend // 2)
+        target = sr[..., wide.rows(scale), wide.columns(scale)]
+        kept = wide.kept(out, scale)
+        weight = blend_weight(box, blend // 2, scale, kept)
+        target.copy_(kept if weight is None else torch.lerp(target.to(kept), kept, weight))
+        if advance:
+            advance(1)
     assert sr is not None
     return sr
 
@@ -108,6 +110,80 @@ def upscale_whole(
             torch.cuda.empty_cache()
     cut = len(spans(height, tile, halo, grid)) * len(spans(width, tile, halo, grid)) > 1
     return upscale_tiled(forward, lr, scale, tile, halo, grid=grid), cut
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What is computed together, and what is kept of it (LR px; ends are one past the last)."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    upper: int
+    lower: int
+    first: int
+    last: int
+    """Rows `upper` to `lower` and columns `first` to `last` are kept."""
+
+    def widened(self, size: tuple[int, int], by: int) -> Tile:
+        """Keeps `by` pixels more at each side that is none of an image of this height and width."""
+        return replace(
+            self,
+            upper=self.upper - by * (self.upper > 0),
+            lower=self.lower + by * (self.lower < size[0]),
+            first=self.first - by * (self.first > 0),
+            last=self.last + by * (self.last < size[1]),
+        )
+
+    def rows(self, scale: int) -> slice:
+        """Of the enlarged image, that are kept."""
+        return slice(self.upper * scale, self.lower * scale)
+
+    def columns(self, scale: int) -> slice:
+        """Of the enlarged image, that are kept."""
+        return slice(self.first * scale, self.last * scale)
+
+    def kept(self, values: Tensor, scale: int) -> Tensor:
+        """What is kept of the enlarged tile, [..., h * scale, w * scale]."""
+        rows = slice((self.upper - self.top) * scale, (self.lower - self.top) * scale)
+        columns = slice((self.first - self.left) * scale, (self.last - self.left) * scale)
+        return values[..., rows, columns]
+
+
+def blend_weight(box: Tile, half: int, scale: int, kept: Tensor) -> Tensor | None:
+    """[H, W]: the weight of a tile over its upper and left neighbours, which are there already.
+
+    Args:
+        box: the tile, not widened.
+        half: how much it was widened at each inner side (LR px).
+        scale: upscaling factor.
+        kept: [..., H, W] of the widened tile; the weight has its device and type.
+
+    Returns:
+        None where there is nothing to blend with.
+    """
+    if not half or not (box.upper or box.first):
+        return None
+    down = _ramp(kept.shape[-2], 2 * half * scale if box.upper else 0)
+    across = _ramp(kept.shape[-1], 2 * half * scale if box.first else 0)
+    return (down[:, None] * across[None]).to(kept)
+
+
+def _ramp(length: int, width: int) -> Tensor:
+    """[length]: from 0 to 1 over the first `width`, then 1."""
+    if not width:
+        return torch.ones(length)
+    return ((torch.arange(length) + 0.5) / width).clamp(max=1)
+
+
+def tiles(height: int, width: int, tile: int, halo: int, grid: int = 1) -> Iterator[Tile]:
+    """The tiles of an image row by row, cut along each axis as `spans` says."""
+    for top, upper, lower in spans(height, tile, halo, grid):
+        bottom = height if lower == height else top + tile
+        for left, first, last in spans(width, tile, halo, grid):
+            right = width if last == width else left + tile
+            yield Tile(top, bottom, left, right, upper, lower, first, last)
 
 
 def spans(size: int, tile: int, halo: int, grid: int = 1) -> list[tuple[int, int, int]]:

@@ -76,6 +76,23 @@ def open_metrics(names: Iterable[str], device: torch.device | str = "cpu") -> tu
     return tuple(found)
 
 
+def fingerprints(names: Iterable[str]) -> dict[str, str]:
+    """What the numbers of these metrics come from besides code, so that a change of it is seen.
+
+    Returns:
+        File or package of each -> the first 16 digits of the SHA-256 of its content or, for a
+        package, its version; `missing` for what is not here. Paths do not count: the same files on
+        another machine have the same fingerprints.
+
+    Raises:
+        ValueError: there is no metric of one of the names.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        found |= importlib.import_module(module_of(name)).fingerprint(name)
+    return found
+
+
 def module_of(name: str) -> str:
     """The module of ours that measures `name`.
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import re
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 import torch
 
 from sr_models.metrics.catalogue import PYIQA, Facts, Metric
+from sr_models.metrics.fingerprints import MISSING
 
 _EXTRA = "pip install 'sr-distillery[iqa]' (non-commercial licence)"
 _DECIMALS = 6  # what single precision can tell apart, and no more
@@ -50,6 +52,14 @@ def open_metric(name: str, device: torch.device | str = "cpu") -> Metric:
             return round(float(network(*pictures).mean()), _DECIMALS)
 
     return Metric(name, facts, score)
+
+
+def fingerprint(name: str) -> dict[str, str]:
+    """The version of the package, which names the files that it fetches by their digests."""
+    try:
+        return {"pyiqa": version("pyiqa")}
+    except PackageNotFoundError:
+        return {"pyiqa": MISSING}
 
 
 def _range(said: Any) -> tuple[float | None, float | None]:

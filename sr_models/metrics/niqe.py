@@ -18,6 +18,7 @@ from scipy.special import gamma
 from sr_models.degradations.bicubic import downscale
 from sr_models.losses.weights import MissingWeightsError, Weights, find_weights
 from sr_models.metrics.catalogue import FACTS, Metric
+from sr_models.metrics.fingerprints import found_digest
 
 PARAMETERS = Weights(
     "niqe",
@@ -48,6 +49,11 @@ def open_metric(name: str = "niqe", device: torch.device | str = "cpu") -> Metri
     except MissingWeightsError as error:
         raise MissingWeightsError(f"metric{str(error).removeprefix('loss')}") from error
     return Metric(name, FACTS[name], lambda sr, hr: niqe(sr, natural))
+
+
+def fingerprint(name: str = "niqe") -> dict[str, str]:
+    """Of the parameters; see `catalogue.fingerprints`."""
+    return {PARAMETERS.names[0]: found_digest(lambda: find_weights(PARAMETERS))}
 
 
 def read_parameters(path: Path) -> Natural:

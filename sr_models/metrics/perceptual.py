@@ -6,17 +6,17 @@ gradients, are `sr_models/losses/perceptual.py`.
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
+import importlib.util
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sr_models.losses.perceptual import LPIPS_SMALLEST, LpipsLoss
+from sr_models.losses.perceptual import ALEXNET, LPIPS_SMALLEST, LpipsLoss
 from sr_models.losses.weights import MissingWeightsError, Weights, find_weights, read_weights
 from sr_models.metrics.catalogue import FACTS, Metric
+from sr_models.metrics.fingerprints import found_digest, package_file
 
 VGG16 = Weights(
     "dists",
@@ -25,6 +25,11 @@ VGG16 = Weights(
 )
 DISTS_SMALLEST = 16  # px; smaller pictures have no features in the last stage
 _EXTRA = "pip install 'sr-distillery[perceptual]'"
+#: The weights of each metric's network, and the file of torchmetrics with those on top of it.
+_FILES = {
+    "lpips": (ALEXNET, ("functional", "image", "lpips_models", "alex.pth")),
+    "dists": (VGG16, ("functional", "image", "dists_models", "weights.pt")),
+}
 _DECIMALS = 6  # what single precision can tell apart, and no more
 
 
@@ -114,13 +119,18 @@ def open_metric(name: str, device: torch.device | str = "cpu") -> Metric:
     return Metric(name, FACTS[name], score)
 
 
+def fingerprint(name: str) -> dict[str, str]:
+    """Of the network's weights, and of those that torchmetrics brings; `catalogue.fingerprints`."""
+    weights, brought = _FILES[name]
+    return {
+        weights.names[0]: found_digest(lambda: find_weights(weights)),
+        f"torchmetrics {brought[-1]}": found_digest(lambda: package_file("torchmetrics", *brought)),
+    }
+
+
 def _dists() -> Dists:
-    try:
-        package = importlib.import_module("torchmetrics.functional.image.dists")
-    except ImportError as error:
-        raise MissingWeightsError(
-            f"loss 'dists' needs the package torchmetrics: {_EXTRA}"
-        ) from error
+    if importlib.util.find_spec("torchmetrics") is None:
+        raise MissingWeightsError(f"loss 'dists' needs the package torchmetrics: {_EXTRA}")
     path = find_weights(VGG16)
     tensors = {name.removeprefix("features."): t for name, t in read_weights(path).items()}
     layers = [0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28]  # of torchvision's VGG-16
@@ -139,9 +149,8 @@ def _dists() -> Dists:
                 raise ValueError(f"{path} does not fit VGG-16: {reason}") from error
             convolutions.append(layer.float())
             channels = width
-    assert package.__file__ is not None
     # The weights of the channels come with torchmetrics, as LPIPS's linear layers do.
-    weights = read_weights(Path(package.__file__).parent / "dists_models" / "weights.pt")
+    weights = read_weights(package_file("torchmetrics", *_FILES["dists"][1]))
     return Dists(convolutions, weights["alpha"], weights["beta"])
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sr_models.layers.fitted import fitted
+from sr_models.training.quantisation import without_ranges
 
 _WRAPPERS = ("params_ema", "params", "state_dict")  # keys that SR programs put around weights
 _NAMED = 3  # tensors named in a message
@@ -30,7 +31,10 @@ def start_from(network: nn.Module, file: Path) -> None:
             of the network; the message names tensors that are missing, unexpected or of another
             shape, or the argument that the network has to be built with.
     """
-    (state, reasons), wanted = fitted(network, read_weights(file)), network.state_dict()
+    (state, reasons), wanted = (
+        fitted(network, without_ranges(read_weights(file))),
+        network.state_dict(),
+    )
     if reasons:
         raise ValueError(f"{file} does not fit the network: {'; '.join(reasons)}")
     shapes = [

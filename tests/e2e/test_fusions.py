@@ -12,7 +12,7 @@ from spandrel import ModelLoader
 from tiny_project import SCALE, Project
 
 import sr_models
-from sr_assets.upscale import upscale_files
+from sr_assets.upscaling.files import upscale_files
 from sr_models.degradations.bicubic import downscale_uint8
 
 PHASES = (
@@ -48,7 +48,7 @@ def test_a_fusion_is_released_with_what_it_takes_of_each_expert(fused: Project) 
     assert description["args"]["features"] == {"edsr": 12, "compact": 8}
     assert description["taps"] == {"edsr": "conv_after_body", "compact": "body.1"}
     assert description["validation_psnr_y"] > description["validation_rivals"]["mean"]
-    card = (fused.root / "registry" / "full" / "1" / "model_card.md").read_text()
+    card = (fused.root / "registry" / "full" / "1.0.0" / "README.md").read_text()
     assert "12 channels of edsr (conv_after_body), 8 channels of compact (body.1)" in card
     assert "build_fusion(\"FusionNetwork\", ['edsr', 'compact', 'bare'], 2, args)" in card
 
@@ -165,7 +165,7 @@ def test_every_phase_can_be_switched_off(copied: Project) -> None:
 
 def test_fine_tuning_starts_from_a_release(copied: Project) -> None:
     recipe = copied.recipe()
-    released = copied.root / "registry" / "full" / "1" / f"full_x{SCALE}.safetensors"
+    released = copied.root / "registry" / "full" / "1.0.0" / f"full_x{SCALE}.safetensors"
     train = {
         **TRAIN,
         **{"steps": 1, "learning_rate": 1e-9, "min_learning_rate": 0, "warmup": 0},

@@ -17,10 +17,10 @@ from sr_models.experts import edsr
 def test_what_passes_its_checks_is_released_and_what_does_not_is_not(built: Project) -> None:
     released = {r["model"]: r for r in built.srd_json("releases")}
     assert set(released) == {"fusion", "alone"}
-    assert {r["version"] for r in released.values()} == {1}
+    assert {r["version"] for r in released.values()} == {"1.0.0"}
     assert released["fusion"]["psnr_y"]["bench"] > released["alone"]["psnr_y"]["bench"]
     table = built.srd("releases").stdout.splitlines()
-    assert [line.split()[0] for line in table] == ["alone@1", "fusion@1"]
+    assert [line.split()[0] for line in table] == ["alone@1.0.0", "fusion@1.0.0"]
 
     folder = Path(built.srd("path", "model/student/release").stdout.strip())
     decision = json.loads((folder / "release.json").read_text())
@@ -63,7 +63,7 @@ def test_spandrel_loads_a_pulled_release_and_enlarges_a_picture(
 
 
 def test_a_damaged_release_is_refused_and_leaves_nothing_behind(project: Project) -> None:
-    weights = project.root / "registry" / "alone" / "1" / "alone_x2.safetensors"
+    weights = project.root / "registry" / "alone" / "1.0.0" / "alone_x2.safetensors"
     weights.chmod(0o644)  # a version is read-only
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1

@@ -1,12 +1,11 @@
 """The automation on real Dagster instances: what is asked for, registered, watched and told."""
 
 import json
-import os
 import smtplib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -18,28 +17,24 @@ import yaml
 from hub_server import HubServer
 from PIL import Image
 from test_lineage import World
-from upath import UPath
 
 from sr_assets.automation import failures, hub_revisions, inbox
-from sr_assets.automation.freshness import StaleOnce, freshness_sensor
+from sr_assets.automation.freshness import FIRST_WAIT, TRIES, StaleOnce, freshness_sensor
 from sr_assets.automation.names import INTERRUPTED
-from sr_assets.automation.nightly import CHECK, nightly_asset
-from sr_assets.automation.nights import Night, measure_night, night_from_json
 from sr_assets.automation.refresh import refresh_job
 from sr_assets.definitions import code_location
-from sr_assets.graph import Graph, build_graph
-from sr_assets.lineage.build import build, register_partitions
+from sr_assets.graph import build_graph
+from sr_assets.lineage.build import register_partitions
 from sr_assets.lineage.dagster_assets import to_asset
 from sr_assets.lineage.records import asset_key, current_output
 from sr_assets.lineage.runs import execute
-from sr_assets.lineage.stage import Ref, Stage, StageContext
+from sr_assets.lineage.stage import Ref
 from sr_assets.recipe.loading import RecipeError, load_recipe
 from sr_assets.recipe.models import Recipe
 from sr_assets.recipe.sources import HubSource
 from sr_assets.sources.files import Fetching
 from sr_assets.sources.finding import fingerprint
 from sr_assets.sources.hub_client import open_commit
-from sr_assets.stores.manifest import MANIFEST, ManifestRow, to_parquet
 
 _OFF = dg.DefaultSensorStatus.STOPPED
 RAW_A, RAW_B = Ref("raw/text", "a"), Ref("raw/text", "b")
@@ -77,10 +72,13 @@ class Ticks:
         )
         self.job = self.definitions.resolve_implicit_global_asset_job_def()
 
-    def tick(self) -> set[Ref]:
-        """What one tick asks for."""
+    def tick(self, later: float = 0.0) -> set[Ref]:
+        """What one tick asks for, so many seconds later than it is."""
         result = dg.evaluate_automation_conditions(
-            self.definitions, self.world.instance, cursor=self.cursor
+            self.definitions,
+            self.world.instance,
+            cursor=self.cursor,
+            evaluation_time=datetime.now(UTC) + timedelta(seconds=later),
         )
         self.cursor = result.cursor
         asked = set()
@@ -180,6 +178,60 @@ def test_what_an_unfinished_run_makes_is_not_asked_for_until_it_was_interrupted(
     assert ticks.tick() == set()
 
 
+def _crash(ticks: Ticks, ref: Ref) -> None:
+    """A run of one output that ends as one does whose recipe could not be loaded."""
+    tags = {} if ref.partition is None else {"dagster/partition": ref.partition}
+    run = ticks.world.instance.create_run_for_job(
+        ticks.job, asset_selection=frozenset({asset_key(ref)}), tags=tags
+    )
+    ticks.world.instance.report_run_failed(run)
+
+
+def test_a_run_without_a_failed_step_is_asked_for_again_later_and_not_for_ever(
+    ticks: Ticks,
+) -> None:
+    assert ticks.tick() == {RAW_A, RAW_B}
+    execute(ticks.job, ticks.world.instance, [RAW_B])
+    waits = []
+    for tried in range(1, TRIES):
+        _crash(ticks, RAW_A)
+        _crash(ticks, RAW_A)  # Dagster's own retry
+        wait = FIRST_WAIT * 2 ** (tried - 1)
+        waits.append(wait)
+        assert RAW_A not in ticks.tick(wait - 30)
+        assert RAW_A in ticks.tick(wait + 1)
+        assert ticks.tick(wait + 1) == set(), "once for each crash"
+    assert sum(waits) < 3 * 3600
+    _crash(ticks, RAW_A)
+    assert ticks.tick(1e6) == set()
+    ticks.world.texts["a"] = "three"
+    assert ticks.tick() == {RAW_A}, "another state starts afresh"
+    _crash(ticks, RAW_A)
+    assert ticks.tick(FIRST_WAIT + 1) == {RAW_A}
+
+
+def test_a_step_that_failed_in_the_retry_of_a_crash_counts_as_failed(ticks: Ticks) -> None:
+    world = ticks.world
+    world.broken.add(RAW_A)
+    assert ticks.tick() == {RAW_A, RAW_B}
+    _crash(ticks, RAW_A)
+    execute(ticks.job, world.instance, [RAW_A])
+    assert RAW_A not in ticks.tick(1e6)
+    (record,) = world.instance.get_run_records(limit=1)
+    assert record.dagster_run.tags["dagster/failure_reason"] == "STEP_FAILURE"
+    # Killed after its step failed and before it could say so.
+    run = world.instance.create_run_for_job(
+        ticks.job, asset_selection=frozenset({asset_key(RAW_B)}), tags={"dagster/partition": "b"}
+    )
+    event = next(
+        e for e in world.instance.all_logs(record.dagster_run.run_id)
+        if e.dagster_event and e.dagster_event.is_step_failure
+    )  # fmt: skip
+    world.instance.store_event(event._replace(run_id=run.run_id))
+    world.instance.report_run_failed(run)
+    assert RAW_B not in ticks.tick(1e6)
+
+
 def test_a_partition_that_came_later_is_asked_for_and_nothing_else(ticks: Ticks) -> None:
     world = ticks.world
     world.make()
@@ -221,165 +273,6 @@ def test_the_job_builds_everything_and_names_what_failed(world: World) -> None:
     world.ran.clear()
     assert job.execute_in_process(instance=world.instance).success
     assert world.ran == []
-
-
-# --- Nights
-
-
-class Bench:
-    """A benchmark of two files, and a model whose PSNR-Y is what is written in them, plus drift."""
-
-    def __init__(self, folder: Path, instance: dg.DagsterInstance) -> None:
-        self.folder, self.instance = folder, instance
-        self.source = folder / "source"
-        self.source.mkdir()
-        for name, psnr in (("a.png", "30.0"), ("b.png", "28.0")):
-            (self.source / name).write_text(psnr)
-        self.drift: dict[str, float] = {}
-        self.bias = 0.0
-
-    def graph(self) -> Graph:
-        source = {"kind": "folder", "path": str(self.source)}
-        recipe = Recipe.model_validate(
-            {
-                "name": "bench", "root": str(self.folder / "root"),
-                "datasets": {"photos": {"source": source}},
-                "benchmarks": {"bench": {"source": source}},
-            }
-        )  # fmt: skip
-        module = ("sr_assets.lineage.stage",)
-        stages = [
-            Stage(
-                "bronze/images", "", "g", self.bronze, module, partitions="source",
-                outside=lambda p: fingerprint(recipe.benchmarks["bench"].source),
-            ),
-            Stage(
-                "model/m/evaluation", "", "g", self.evaluate, module, partitions="benchmark",
-                inputs=lambda p: [Ref("bronze/images", p)], settings={"bias": self.bias},
-            ),
-        ]  # fmt: skip
-        return Graph(recipe, UPath(self.folder / "root"), {s.key: s for s in stages})
-
-    def bronze(self, context: StageContext) -> dict[str, Any]:
-        rows = []
-        for file in sorted(self.source.iterdir()):
-            digest = context.output.write_bytes(f"files/{file.name}", file.read_bytes())
-            rows.append(ManifestRow(file.name, digest, 9, 9, "RGB", 4, "ok", ""))
-        context.output.write_bytes(MANIFEST, to_parquet(rows))
-        return {}
-
-    def evaluate(self, context: StageContext) -> dict[str, Any]:
-        bronze = context.input("bronze/images", context.partition)
-        images = [
-            {
-                "name": name,
-                "psnr_y": float(bronze.read_bytes(f"files/{name}"))
-                + self.bias
-                + self.drift.get(name, 0.0),
-            }
-            for name in ("a.png", "b.png")
-        ]
-        mean = sum(image["psnr_y"] for image in images) / 2
-        results = {"name": "m", "images": images, "mean": {"psnr_y": mean}}
-        context.output.write_json("results.json", results)
-        return {}
-
-    def make(self) -> None:
-        graph = self.graph()
-        assets = [to_asset(stage, graph) for stage in graph.stages.values()]
-        job = dg.Definitions(assets=assets).resolve_implicit_global_asset_job_def()
-        assert not build(graph, job, self.instance, set(graph.refs()), lambda line: None).failed
-
-    def measure(self, last: Night | None) -> Night:
-        night = measure_night(self.graph(), self.instance, last, lambda line: None)
-        return night_from_json(json.loads(json.dumps(night.to_json())))
-
-
-@pytest.fixture
-def bench(tmp_path: Path, instance: dg.DagsterInstance) -> Bench:
-    made = Bench(tmp_path, instance)
-    made.make()
-    return made
-
-
-def test_a_night_that_moved_names_row_benchmark_and_image(bench: Bench) -> None:
-    first = bench.measure(None)
-    (row,) = first.rows
-    assert (row.row, row.benchmark, row.psnr_y) == ("m", "bench", 29.0)
-    assert row.images == {"a.png": 30.0, "b.png": 28.0}
-    assert (first.problems, first.left_out, first.moved) == ([], [], 0.0)
-
-    bench.drift = {"a.png": 0.009}
-    second = bench.measure(first)
-    assert second.problems == [] and second.moved == pytest.approx(0.009)
-    bench.drift = {"a.png": 0.009, "b.png": -0.32}
-    third = bench.measure(second)
-    assert [line.split(", and")[0] for line in third.problems] == [
-        "m on bench: PSNR-Y of b.png moved by -0.320 dB (28.000 -> 27.680) since the last night",
-        "m on bench: PSNR-Y of b.png moved by -0.320 dB (28.000 -> 27.680) since its evaluation",
-    ]
-
-
-def test_a_change_of_inputs_is_no_drift(bench: Bench) -> None:
-    first = bench.measure(None)
-    bench.bias = 1.5
-    night = bench.measure(first)  # before the evaluation was made again, too
-    assert night.rows[0].psnr_y == 30.5 and night.problems == []
-    bench.make()
-    assert bench.measure(first).problems == []
-
-
-def test_a_changed_benchmark_image_is_named(bench: Bench) -> None:
-    first = bench.measure(None)
-    os.utime(bench.source / "a.png", (1, 1))  # touched, not changed
-    assert bench.measure(first).problems == []
-    (bench.source / "a.png").write_text("31.0")
-    (problem,) = bench.measure(first).problems
-    assert problem.startswith("benchmark bench: a.png changed in its source since bronze was made")
-    bench.make()
-    (problem,) = bench.measure(first).problems
-    assert problem == "benchmark bench: a.png is another image than in the last night"
-    assert bench.measure(bench.measure(first)).problems == []
-
-
-def test_rows_that_are_not_made_yet_are_left_out(bench: Bench) -> None:
-    graph = bench.graph()
-    stage = graph.stages["model/m/evaluation"]
-    missing = replace(
-        stage,
-        key="model/n/evaluation",
-        inputs=lambda p: [Ref("bronze/images", p), Ref("bronze/images", "photos")],
-    )
-    output = current_output(bench.instance, graph, Ref("bronze/images", "photos"))
-    assert output is not None
-    for file in Path(str(output.path)).rglob("*.json"):
-        file.unlink()
-    both = Graph(graph.recipe, graph.root, {**graph.stages, "model/n/evaluation": missing})
-    night = measure_night(both, bench.instance, None, lambda line: None)
-    assert [row.row for row in night.rows] == ["m"]
-    assert night.left_out == ["model/n/evaluation[bench]: bronze/images[photos] has not been made"]
-
-
-def test_the_asset_keeps_nights_draws_curves_and_fails_its_check(bench: Bench) -> None:
-    def night() -> tuple[Mapping[str, Any], bool, str]:
-        result = dg.materialize(
-            [nightly_asset(bench.graph())], instance=bench.instance, raise_on_error=True
-        )
-        (made,) = result.asset_materializations_for_node("evaluation__nightly")
-        (check,) = result.get_asset_check_evaluations()
-        assert check.check_name == CHECK
-        versions = made.tags or {}
-        return made.metadata, check.passed, versions["dagster/data_version"]
-
-    metadata, passed, version = night()
-    assert passed and metadata["psnr_y m on bench"].value == 29.0
-    assert night()[1:] == (True, version)  # the same content
-    bench.drift = {"b.png": 0.5}
-    metadata, passed, other = night()
-    assert not passed and other != version
-    assert "m on bench: PSNR-Y of b.png" in metadata["problems"].value
-    assert metadata["largest_move_db"].value == 0.5
-    assert Path(metadata["record"].value).is_file()
 
 
 # --- The inbox
@@ -444,6 +337,11 @@ def test_a_folder_becomes_a_dataset_once_it_has_settled(
     assert dataset.source.kind == "folder" and dataset.source.path == str(folder / "holiday")
     assert not dataset.training
     assert "holiday" not in tick()[1]
+    (recipe_file.parent / "beside").mkdir()
+    roundabout = recipe_file.parent / "beside" / ".." / "inbox"  # the recipe named another way
+    assert not any(
+        "holiday" in line for line in inbox.look(roundabout, load_recipe(recipe_file), {}).said
+    )
 
 
 def test_a_kill_between_registration_and_partitions_loses_nothing(
@@ -547,6 +445,38 @@ def test_a_failed_run_is_told_in_one_line(
             f"(look at http://127.0.0.1:3000/runs/{result.run_id})"
         }
     ]
+
+
+def test_a_run_that_failed_before_its_steps_says_why(
+    world: World, posted: tuple[str, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address, bodies = posted
+    run = world.instance.create_run_for_job(Ticks(world).job)
+    event = world.instance.report_run_failed(run, "the recipe r.yaml could not be read")
+    monkeypatch.setenv("MY_HOOK", address)
+    sensor = failures.failure_sensor("world", "MY_HOOK", running=True)
+    with dg.build_run_status_sensor_context("tell_failures", event, world.instance, run) as context:
+        sensor(context.for_run_failure())
+    assert "recipe world: the recipe r.yaml could not be read (look at" in bodies[0]["text"]
+
+
+def test_a_redirected_message_is_told_as_not_taken(posted: tuple[str, list[Any]]) -> None:
+    class Moved(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.send_response(302)
+            self.send_header("Location", posted[0])
+            self.end_headers()
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Moved)
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    outlets = failures.Outlets(f"http://127.0.0.1:{server.server_port}/hook", None, "", "")
+    (problem,) = failures.tell("it failed", outlets)
+    server.shutdown()
+    server.server_close()
+    assert "HTTP 302" in problem and not posted[1]
 
 
 def test_mail_goes_to_the_server_that_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,24 @@ def test_regression_has_a_tolerance() -> None:
     assert elsewhere.passed and "other images" in elsewhere.reason
 
 
+def test_further_metrics_are_means_over_the_same_images_for_all_rows() -> None:
+    def row(*values: float | None) -> Results:
+        images = tuple(
+            ImageScore(
+                f"{i}", 64, 64, 30.0, 0.8, (0.0,) * 3, "", {"psnr_rgb": value, "ms_ssim": 0.5}
+            )
+            for i, value in enumerate(values)
+        )
+        return Results("row", "plain", images, None)
+
+    rows = side_by_side({"exact": row(None, 30.0), "worse": row(60.0, 29.0)})
+    assert rows["exact"]["metrics"]["psnr_rgb"] == 30.0
+    assert rows["worse"]["metrics"]["psnr_rgb"] == 29.0
+    assert rows["worse"]["metrics"]["ms_ssim"] == 0.5
+    alone = side_by_side({"a": row(None), "b": row(40.0)})
+    assert alone["a"]["metrics"]["psnr_rgb"] is None and alone["b"]["metrics"]["psnr_rgb"] == 40.0
+
+
 def test_an_image_that_one_row_meets_exactly_tilts_no_comparison() -> None:
     rows = side_by_side({"model": measured(27.5, 27.4, 50.0), "bicubic": measured(28, 28, None)})
     lower = beats_bicubic({"x": rows["model"]}, {"x": rows["bicubic"]})

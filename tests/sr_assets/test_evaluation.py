@@ -229,8 +229,8 @@ def test_a_fresh_gate_is_the_mean(graph: Graph) -> None:
 
 def test_tiles_do_not_change_a_fusion(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = picture(graph.make("model/blend/evaluation", "bench"), "sr/0.png")
-    monkeypatch.setattr(tiling, "TILE", 9)
-    monkeypatch.setattr(tiling, "HALO", 2)
+    for name, value in (("TILE", 9), ("HALO", 2), ("_HALOS", 3)):
+        monkeypatch.setattr(tiling, name, value)
     context = graph.context(Ref("model/blend/evaluation", "bench"), "tiled")
     models.evaluate_model(context, "blend")
     output = context.output.commit({"metadata": {}})
@@ -241,13 +241,13 @@ def test_tiles_do_not_change_a_fusion(graph: Graph, monkeypatch: pytest.MonkeyPa
 
 def test_an_expert_says_that_it_was_tiled(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:
     assert graph.make("expert/one/evaluation", "bench").read_json("results.json")["note"] == ""
-    for name, value in (("TILE", 9), ("HALO", 2)):
+    for name, value in (("TILE", 9), ("HALO", 2), ("_HALOS", 3)):
         monkeypatch.setattr(tiling, name, value)
     context = graph.context(Ref("expert/one/evaluation", "bench"), "tiled")
     for _ in range(2):  # the second run, as after a kill, finds the pictures finished
         expert_evaluation.evaluate_expert(context, "one")
     output = context.output.commit({"metadata": {}})
-    assert output.read_json("results.json")["note"] == "tiled 9/2 px: 2 of 2 images"
+    assert output.read_json("results.json")["note"] == "tiled 9/3 px: 2 of 2 images"
 
 
 def test_a_killed_evaluation_goes_on(graph: Graph, monkeypatch: pytest.MonkeyPatch) -> None:

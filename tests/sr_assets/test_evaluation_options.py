@@ -6,8 +6,10 @@ The graph of real outputs is that of `test_evaluation.py` in small: one expert, 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import inspect
 import io
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,15 +27,21 @@ from sr_assets.assets import bronze, evaluation, experts, gold, overlap, silver
 from sr_assets.evaluation import tiling
 from sr_assets.evaluation.benchmark import benchmark_images
 from sr_assets.evaluation.known_sets import KNOWN, mismatch
+from sr_assets.evaluation.provenance import provenance
 from sr_assets.evaluation.results import results_from_json
 from sr_assets.evaluation.self_ensemble import self_ensemble_rows
+from sr_assets.lineage.code_version import code_version
+from sr_assets.lineage.records import address_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.model_lookup import Upscaler
 from sr_assets.recipe.models import Recipe
 from sr_assets.storage import Output, OutputFolder
 from sr_assets.stores.checkpoint import write_model
-from sr_assets.upscale import upscale_picture
+from sr_assets.upscaling.enlarging import upscale_picture
+from sr_assets.upscaling.planning import plan_tiles
 from sr_models.degradations.bicubic import downscale_uint8
 from sr_models.fusion.gate import GateFusion
+from sr_models.metrics.catalogue import fingerprints
 from sr_models.metrics.images import lr_psnr, ms_ssim_y, psnr_rgb, to_uint8
 from sr_models.metrics.niqe import niqe, read_parameters
 from sr_models.networks import build_network
@@ -217,6 +225,113 @@ def test_what_is_asked_for_is_in_the_versions_of_those_that_measure_it(tmp_path:
         recipe_of(tmp_path, evaluation={"metrics": ["psnr"]})
 
 
+def addresses(recipe: Recipe) -> dict[str, str]:
+    """Asset -> address of an output without inputs: all else that decides whether it is stale."""
+    found = {}
+    for stage in evaluation.stages(recipe):
+        ref = Ref(stage.key, "bench" if stage.partitions else None)
+        outside = dict(stage.outside(ref.partition))
+        found[stage.key] = address_of(stage, ref, code_version(stage), {}, outside)
+    return found
+
+
+def test_a_replaced_weights_file_makes_exactly_what_uses_it_stale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRD_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    niqe_file, alexnet = tmp_path / "niqe_modelparameters.mat", tmp_path / "alexnet.pth"
+    with_niqe = recipe_of(
+        tmp_path, evaluation={"metrics": ["niqe"], "self_ensemble": ["one", "fast"]}
+    )
+    both = recipe_of(tmp_path, evaluation={"metrics": ["niqe", "lpips"]})
+    without = recipe_of(tmp_path)
+
+    def all_three() -> list[dict[str, str]]:
+        return [addresses(recipe) for recipe in (with_niqe, both, without)]
+
+    def changed(before: list[dict[str, str]]) -> list[set[str]]:
+        now = all_three()
+        return [
+            {key for key in one if one[key] != two[key]}
+            for one, two in zip(before, now, strict=True)
+        ]
+
+    measured = {
+        "expert/one/evaluation",
+        "model/blend/evaluation",
+        "model/fast/evaluation",
+        "evaluation/baselines",
+    }
+    turned = {"expert/one/self_ensemble", "model/fast/self_ensemble"}
+    nowhere = all_three()
+    niqe_file.write_bytes(b"one")
+    alexnet.write_bytes(b"one")
+    assert changed(nowhere) == [measured | turned, measured, set()]
+    before = all_three()
+    # The same bytes in a new file, as a copy leaves them, are the same weights.
+    niqe_file.unlink()
+    niqe_file.write_bytes(b"one")
+    assert changed(before) == [set(), set(), set()]
+    niqe_file.write_bytes(b"two")
+    assert changed(before) == [measured | turned, measured, set()]
+    niqe_file.write_bytes(b"one")
+    alexnet.write_bytes(b"two")
+    assert changed(before) == [set(), measured, set()]
+
+
+def test_what_metrics_read_is_told_without_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("torchmetrics")
+    monkeypatch.setenv("SRD_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    (tmp_path / "vgg16.pth").write_bytes(b"weights")
+    found = fingerprints(["dists", "niqe", "lpips", "pyiqa:musiq"])
+    assert found["vgg16-397923af.pth"] == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert found["niqe_modelparameters.mat"] == found["alexnet-owt-7be5be79.pth"] == "missing"
+    brought = {name: digest for name, digest in found.items() if name.startswith("torchmetrics ")}
+    assert set(brought) == {"torchmetrics weights.pt", "torchmetrics alex.pth"}
+    assert all(re.fullmatch("[0-9a-f]{16}", digest) for digest in brought.values())
+    assert "pyiqa" in found and len(found) == 6
+
+
+def test_provenance_names_seeds_machine_and_weights_of_metrics(
+    plain: Outputs, tmp_path: Path
+) -> None:
+    folder = OutputFolder(UPath(tmp_path / "made"))
+    folder.write_json("results.json", {})
+    marker = {
+        "code_version": "c" * 24,
+        "inputs": {"bronze/images[bench]": "d" * 32},
+        "outside": {"niqe_modelparameters.mat": "e" * 16},
+    }
+    ref = Ref("model/fast/evaluation", "bench")
+    context = StageContext(
+        plain.recipe, ref, folder, {ref: folder.commit(marker)}, print, print, print
+    )
+    found = provenance(context)
+    (line,) = found["inputs"]
+    assert line["output"] == "model/fast/evaluation[bench]" and line["code"] == "c" * 12
+    assert line["from"] == {
+        "bronze/images[bench]": "d" * 12,
+        "niqe_modelparameters.mat": "e" * 12,
+    }
+    made_with = found["made_with"]
+    assert (made_with["seed"], made_with["training seed"]) == ("42", "42")
+    assert {"Python", "torch", "machine", "processor"} <= set(made_with)
+    models = {
+        **plain.recipe.models,
+        "other": plain.recipe.models["fast"].model_copy(
+            update={"train": plain.recipe.models["fast"].train.model_copy(update={"seed": 7})}
+        ),
+    }
+    context.recipe = plain.recipe.model_copy(update={"models": models})
+    made_with = provenance(context)["made_with"]
+    assert made_with["training seed of other"] == "7"
+    assert made_with["training seed of fast"] == "42"
+
+
 def test_tiles_are_those_of_users() -> None:
     defaults = inspect.signature(upscale_picture).parameters
     assert (defaults["tile"].default, defaults["halo"].default) == (tiling.TILE, tiling.HALO)
@@ -229,33 +344,53 @@ def test_a_network_that_sees_less_than_the_halo_is_the_same_in_tiles(plain: Outp
         assert found is None or found["max_levels"] <= 0.001
 
 
+OVERLAP = tiling.Overlap(4, 4)
+
+
+def test_tiles_meet_as_srd_upscale_lets_them() -> None:
+    near = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 7, padding=3), torch.nn.Conv2d(4, 3, 3, padding=1)
+    )
+    wide = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 3, padding=1), torch.nn.GroupNorm(1, 3))
+    for network, said in ((near, (4, 0)), (wide, (32, 32))):
+        upscaler = Upscaler("x", 1, torch.device("cpu"), network.eval().__call__, network=network)
+        plan = plan_tiles(upscaler)
+        found = tiling.overlap_of(network, 1, 1)
+        assert (found.halo, found.blend) == (plan.cut.halo, plan.cut.blend) == said
+    assert tiling.overlap_of(None, 4, 1) == tiling.Overlap(32, 32)
+    assert tiling.Overlap(4, 0).tile == 256 and tiling.Overlap(100, 0).tile == 400
+
+
 def test_tiles_change_what_a_network_with_a_wide_view_gives(
     plain: Outputs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("TILE", 16), ("HALO", 4)):
-        monkeypatch.setattr(tiling, name, value)
+    monkeypatch.setattr(tiling, "TILE", 16)
     lr = torch.rand(1, 3, 20, 40, generator=torch.Generator().manual_seed(0))
 
     def forward(maps: torch.Tensor) -> torch.Tensor:
         return maps * 0.5 + maps.mean((2, 3), keepdim=True) * 0.2  # sees all of a tile
 
-    found = tiling.tiled_difference(tiling.Job(forward, lr, 1, 1), 3, "a.png")
+    found = tiling.tiled_difference(tiling.Job(forward, lr, 1, 1, OVERLAP), 3, "a.png")
     assert found is not None
-    tiled, cut = tiling.upscale(tiling.Job(forward, lr, 1, 1))
+    tiled, cut = tiling.upscale(tiling.Job(forward, lr, 1, 1, OVERLAP))
     difference = (tiled - forward(lr)).abs() * 255
     assert cut and found["max_levels"] == pytest.approx(float(difference.max()), abs=1e-3)
     assert found["mean_levels"] == pytest.approx(float(difference.mean()), abs=1e-4)
     error = float((difference.double() ** 2).mean())
     assert found["psnr"] == pytest.approx(10 * np.log10(255**2 / error), abs=0.06)
-    assert (found["image"], found["tile"], found["halo"]) == ("a.png", 16, 4)
+    assert [found[k] for k in ("image", "tile", "halo", "blend")] == ["a.png", 16, 4, 4]
     # An image that fits in a tile is cut in its middle; one that is too small for that is not.
-    fitting = tiling.Job(forward, lr[..., :12, :15], 1, 1)
+    fitting = tiling.Job(forward, lr[..., :12, :15], 1, 1, OVERLAP)
     assert tiling.upscale(fitting)[1] is False
     small = tiling.tiled_difference(fitting, 3, "b.png")
     assert small is not None and small["tile"] == 12 and small["max_levels"] > 0
-    assert tiling.tiled_difference(tiling.Job(forward, lr[..., :8, :9], 1, 1), 3, "c") is None
+    assert (
+        tiling.tiled_difference(tiling.Job(forward, lr[..., :8, :9], 1, 1, OVERLAP), 3, "c") is None
+    )
     # Of a network that looks no farther than the halo there is nothing to tell.
-    none = tiling.tiled_difference(tiling.Job(lambda maps: maps * 0.5, lr, 1, 1), 3, "a.png")
+    none = tiling.tiled_difference(
+        tiling.Job(lambda maps: maps * 0.5, lr, 1, 1, OVERLAP), 3, "a.png"
+    )
     assert none is not None
     assert (none["max_levels"], none["mean_levels"], none["psnr"]) == (0.0, 0.0, None)
 
@@ -364,7 +499,10 @@ def test_other_sizes_under_a_published_name_are_named() -> None:
     lr = [(510, 339)] * 100
     assert mismatch("div2k_val", lr) == "an image of 510x339 px, but div2k_val has none"
     assert mismatch("manga109", [(827, 1170)] * 108) == "108 images, but manga109 has 109"
-    assert mismatch("manga109", [(827, 1170)] * 109) is None
+    for page in ((827, 1170), (824, 1168), (1654, 1170)):  # single, cropped to 8 px, both pages
+        assert mismatch("manga109", [page] * 109) is None
+        lr = tuple(side // 2 for side in page)
+        assert mismatch("manga109", [page] * 108 + [lr]) is not None
     assert mismatch("my_photos", [(1, 1)]) is None
 
 

@@ -300,11 +300,11 @@ ROWS: dict[str, tuple[Change, Levels]] = {
             {*both("gold/pairs"), "expert/one/evaluation[bench]", "expert/two/evaluation[bench]"},
             {"model/alone/checkpoint", "model/fusion/checkpoint", "evaluation/baselines[bench]"},
             {
-                "model/alone/evaluation[bench]",
-                "model/fusion/evaluation[bench]",
+                *(f"model/{name}/evaluation[bench]" for name in ("alone", "fusion")),
+                *(f"model/{name}/export" for name in ("alone", "fusion")),  # measures PSNR-Y
                 "model/student/checkpoint",
             },
-            {"model/student/evaluation[bench]", "model/fusion/release"},
+            {"model/student/evaluation[bench]", "model/student/export", "model/fusion/release"},
             {LEADERBOARD, "model/student/release"},
         ],
     ),

@@ -103,7 +103,27 @@ def test_what_a_release_was_made_from_stays(world: World) -> None:
     )  # fmt: skip
     assert names(find(world)) == ["total/text", "upper/text[b]"]
     remove(find(world, dropped=True))
-    assert [path.name for path in world.folder.glob("registry/m/1/*")]
+    assert [path.name for path in world.folder.glob("registry/m/1.0.0/*")]
+
+
+def test_what_that_was_made_from_stays_as_far_back_as_it_goes(world: World) -> None:
+    (total,) = [item.path for item in find(world).unneeded if item.name == "total/text"]
+    version = json.loads((total / "srd.json").read_bytes())["data_version"]
+    world.texts["a"] = "three"
+    world.make()
+    stale = ["raw/text[a]", *["total/text"] * 2, *["upper/text[a]"] * 2, "upper/text[b]"]
+    assert names(find(world)) == stale
+    publish(
+        UPath(world.folder) / "registry",
+        {"weights": b"w"},
+        {
+            "model": "m", "kind": "plain", "architecture": "Compact", "scale": 4, "metrics": {},
+            "content": "c", "data": {"total/text": version},
+        },
+    )  # fmt: skip
+    found = find(world)
+    assert names(found) == ["total/text", "upper/text[a]"]
+    assert total not in {item.path for item in found.unneeded}
 
 
 def test_outputs_of_another_recipe_in_the_root_stay(world: World) -> None:

@@ -6,13 +6,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from export_project import NO_FILES, expert_weights
 from safetensors import safe_open
+from training_stores import small_outputs
 from upath import UPath
 
 from sr_assets.assets import export, release
 from sr_assets.assets.export import onnx_name, weights_name
+from sr_assets.assets.release_upstream import upstream
+from sr_assets.evaluation.pixels import decode_png, encode_png
 from sr_assets.evaluation.results import ImageScore, Results
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
@@ -60,7 +66,7 @@ class World:
 
     def __init__(self, root: Path, made_for: Recipe) -> None:
         self.root, self.recipe = root, made_for
-        self.outputs: dict[Ref, Output] = {}
+        self.outputs: dict[Ref, Output] = dict(small_outputs(root / "stores", 2, ()).made)
         self.lines: list[str] = []
 
     def put(self, ref: Ref, write: Callable[[OutputFolder], None], **marker: Any) -> Output:
@@ -111,7 +117,7 @@ class World:
     def expert(self, name: str) -> None:
         self.put(
             Ref(f"expert/{name}/weights"),
-            lambda folder: folder.write_bytes("weights.safetensors", name.encode()) and None,
+            lambda folder: folder.write_bytes("weights.safetensors", expert_weights(name)) and None,
             metadata={"sha256": f"digest-of-{name}"},
         )
 
@@ -171,7 +177,7 @@ GOOD = {
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    made = World(tmp_path, recipe(export={"onnx": False}))
+    made = World(tmp_path, recipe(export=NO_FILES))
     for name in made.recipe.experts:
         made.expert(name)
     for name in made.recipe.models:
@@ -187,7 +193,7 @@ def released(world: World, name: str) -> tuple[dict[str, Any], Output]:
 
 
 def test_export_writes_checked_files(world: World) -> None:
-    world.recipe = recipe()
+    world.recipe = recipe(export={**NO_FILES, "onnx": True})
     output, metadata = world.run(export, "model/student/export")
     report = output.read_json("export.json")
     assert set(report["files"]) == {"student_x2.safetensors", "student_x2_fp32.onnx"}
@@ -219,7 +225,7 @@ def test_export_content_rests_on_tensors_not_on_the_code_that_made_them(world: W
 
 
 def test_export_twice_gives_the_same_bytes(world: World) -> None:
-    world.recipe = recipe()
+    world.recipe = recipe(export={**NO_FILES, "onnx": True})
     outputs = [world.run(export, "model/student_control/export")[0] for _ in range(2)]
     for name in (
         weights_name("student_control", 2),
@@ -254,14 +260,15 @@ def test_a_network_that_no_graph_holds_is_reported_and_not_released(
     def fail(*args: Any, **kwargs: Any) -> None:
         raise onnx.OnnxExportError("Compact cannot be exported: reason")
 
-    world.recipe = recipe()
+    world.recipe = recipe(export={**NO_FILES, "onnx": True})
     monkeypatch.setattr(onnx, "export_onnx", fail)
     decision, output = released(world, "student")
     assert not decision["released"]
     assert decision["reasons"] == [
-        "complete: no ONNX file: Compact cannot be exported: reason; or set export.onnx to false"
+        "complete: student_x2_fp32.onnx: Compact cannot be exported: reason; or ask for fewer "
+        "files in `export`"
     ]
-    assert "no ONNX file" in output.read_bytes("model_card.md").decode()
+    assert "no ONNX file" in output.read_bytes("README.md").decode()
 
 
 def test_weights_that_spandrel_reads_otherwise_stop_the_export(
@@ -283,11 +290,14 @@ def test_weights_that_spandrel_reads_otherwise_stop_the_export(
 
 def test_a_good_model_becomes_a_version_that_can_be_pulled(world: World, tmp_path: Path) -> None:
     decision, output = released(world, "student")
-    assert decision["released"] and decision["version"] == 1 and decision["reasons"] == []
+    assert decision["released"] and decision["version"] == "1.0.0" and decision["reasons"] == []
     (info,) = list_releases(tmp_path)
-    assert (info.name, info.psnr_y) == ("student@1", {"set": 28.8})
+    assert (info.name, info.psnr_y) == ("student@1.0.0", {"set": 28.8})
     files = pull(tmp_path, "student", tmp_path / "got")
-    assert {f.name for f in files} == {"student_x2.safetensors", "model_card.md", "manifest.json"}
+    assert {f.name for f in files} == {
+        "student_x2.safetensors", "README.md", "student_model_card.json",
+        "student_openmodeldb.json", "manifest.json",
+    }  # fmt: skip
     manifest = json.loads((tmp_path / "got" / "manifest.json").read_text())
     assert manifest["data"] == {"gold/pairs[photos]": "g1", "expert/one/cache[photos]": "e1"}
     assert manifest["code_version"] == "code-1"
@@ -296,12 +306,12 @@ def test_a_good_model_becomes_a_version_that_can_be_pulled(world: World, tmp_pat
 
     loaded = ModelLoader(device="cpu").load_from_file(tmp_path / "got" / "student_x2.safetensors")
     assert loaded(torch.rand(1, 3, 9, 7)).shape == (1, 3, 18, 14)
-    assert output.read_bytes("model_card.md") == (tmp_path / "got" / "model_card.md").read_bytes()
+    assert output.read_bytes("README.md") == (tmp_path / "got" / "README.md").read_bytes()
 
 
 def test_the_card_shows_controls_licences_and_how_to_load(world: World) -> None:
     _, output = released(world, "student")
-    card = output.read_bytes("model_card.md").decode()
+    card = output.read_bytes("README.md").decode()
     for row in (
         "bicubic",
         "one",
@@ -330,7 +340,7 @@ def test_code_in_the_cards_runs(
     world.scores(**GOOD, deep=29.4)
     for name in ("student", "fusion", "deep"):
         _, output = released(world, name)
-        card = output.read_bytes("model_card.md").decode()
+        card = output.read_bytes("README.md").decode()
         monkeypatch.chdir(pull(tmp_path, name, tmp_path / name)[0].parent)
         one = torch.rand(1, 3, 8, 10)
         two = {e: torch.rand(1, 3, 16, 20) for e in ("one", "two")}
@@ -373,16 +383,16 @@ def test_a_release_that_got_worse_is_held_back(world: World, tmp_path: Path) -> 
     decision, _ = released(world, "fusion")
     assert not decision["released"]
     assert [r.split(":")[0] for r in decision["reasons"]] == ["no_regression"]
-    assert [info.version for info in list_releases(tmp_path)] == [1]
+    assert [info.version for info in list_releases(tmp_path)] == ["1.0.0"]
     world.scores(**{**GOOD, "fusion": 29.7})
-    assert released(world, "fusion")[0]["version"] == 2
+    assert released(world, "fusion")[0]["version"] == "1.1.0"
 
 
 def test_another_name_of_a_benchmark_hides_no_loss(world: World) -> None:
     assert released(world, "fusion")[0]["released"]
     world.checkpoint("fusion", seed=3)
     renamed = {"benchmarks": {"other": {"source": {"kind": "folder", "path": "y"}}}}
-    world.recipe = recipe(export={"onnx": False}, **renamed)
+    world.recipe = recipe(export=NO_FILES, **renamed)
     world.scores(**{**GOOD, "fusion": 29.3})
     decision, _ = released(world, "fusion")
     assert [r.split(":")[0] for r in decision["reasons"]] == ["no_regression"]
@@ -390,14 +400,14 @@ def test_another_name_of_a_benchmark_hides_no_loss(world: World) -> None:
 
 def test_other_images_or_another_scale_are_not_compared(world: World) -> None:
     assert released(world, "fusion")[0]["released"]
-    manifest = world.root / "registry/fusion/1/manifest.json"
+    manifest = world.root / "registry/fusion/1.0.0/manifest.json"
     world.checkpoint("fusion", seed=3)
     world.scores(**{**GOOD, "fusion": 29.3, "images": "b2"})  # the same name, new images
     decision, _ = released(world, "fusion")
     (said,) = [c["reason"] for c in decision["checks"] if c["name"] == "no_regression"]
     assert decision["released"] and "other images" in said
 
-    for version in (1, 2):  # as if both had been made at scale 3
+    for version in ("1.0.0", "1.1.0"):  # as if both had been made at scale 3
         file = world.root / f"registry/fusion/{version}" / manifest.name
         text = json.loads(file.read_text())
         file.chmod(0o644)
@@ -417,7 +427,7 @@ def test_the_card_tells_direct_teachers_from_those_behind_them(world: World) -> 
     world.recipe = Recipe.model_validate(base)
     world.scores(**GOOD, between=28.0)
     _, output = released(world, "student")
-    card = output.read_bytes("model_card.md").decode()
+    card = output.read_bytes("README.md").decode()
     assert "| teacher | between, licence MIT |\n| teacher | one, licence Apache-2.0 |" in card
     assert "| teacher of a teacher | fusion, licence" in card
     assert "| teacher of a teacher | two, licence Apache-2.0 |" in card
@@ -432,7 +442,7 @@ def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> N
     ]
     world.recipe = Recipe.model_validate(base)
     _, output = released(world, "student")
-    card = output.read_bytes("model_card.md").decode()
+    card = output.read_bytes("README.md").decode()
     assert "| photos | CC0 |" in card and "| secret | NC |" in card
     assert "| teacher | fusion, licence GPL-3.0 |" in card
     before, after = (
@@ -445,12 +455,130 @@ def test_the_card_lists_the_data_and_licences_of_the_teachers(world: World) -> N
 
 def test_the_same_content_keeps_its_version(world: World, tmp_path: Path) -> None:
     first, one = released(world, "fusion")
-    before = (tmp_path / "registry/fusion/1/manifest.json").read_bytes()
+    before = (tmp_path / "registry/fusion/1.0.0/manifest.json").read_bytes()
     world.scores(**{**GOOD, "student_control": 28.7})
     again, two = released(world, "fusion")
-    assert (first["version"], again["version"]) == (1, 1)
-    assert (tmp_path / "registry/fusion/1/manifest.json").read_bytes() == before
+    assert (first["version"], again["version"]) == ("1.0.0", "1.0.0")
+    assert (tmp_path / "registry/fusion/1.0.0/manifest.json").read_bytes() == before
     assert one.data_version != "" and "created" not in two.read_bytes("release.json").decode()
+
+
+def test_what_changed_moves_its_part_of_the_version(world: World, tmp_path: Path) -> None:
+    def version() -> str:
+        decision, _ = released(world, "student")
+        assert decision["released"], decision["reasons"]
+        return str(decision["version"])
+
+    assert version() == "1.0.0"
+    world.recipe = recipe(export={"onnx": False}, release={"author": "Ada"})
+    assert version() == "1.0.1"  # the card alone
+    world.checkpoint("student", seed=5)
+    assert version() == "1.1.0"  # other weights
+    wider = recipe().model_dump(exclude_unset=True)["models"]
+    del wider["student_control"]
+    wider["student"]["network"]["args"] = {"num_feat": 12, "num_conv": 2}
+    world.recipe = recipe(export={"onnx": False}, models=wider)
+    world.checkpoint("student", seed=5)
+    assert version() == "2.0.0"  # another network
+    assert version() == "2.0.0"
+    listed = [info.version for info in list_releases(tmp_path)]
+    assert listed == ["1.0.0", "1.0.1", "1.1.0", "2.0.0"]
+
+
+def test_code_that_trains_the_same_weights_is_no_new_release(world: World, tmp_path: Path) -> None:
+    assert released(world, "student")[0]["version"] == "1.0.0"
+    world.checkpoint("student", code_version="code-2")
+    decision, _ = released(world, "student")
+    assert decision["version"] == "1.0.0" and len(list_releases(tmp_path)) == 1
+    weights = tmp_path / "registry/student/1.0.0/student_x2.safetensors"
+    with safe_open(weights, "pt") as file:
+        assert file.metadata()["code_version"] == "code-1"  # as it was released
+
+
+def test_the_recipe_may_pin_a_version(world: World, tmp_path: Path) -> None:
+    world.recipe = recipe(export={"onnx": False}, release={"version": "0.4.0"})
+    assert [released(world, "student")[0]["version"] for _ in range(2)] == ["0.4.0", "0.4.0"]
+    world.checkpoint("student", seed=5)
+    with pytest.raises(StageError, match=r"student@0\.4\.0 is released with other files"):
+        released(world, "student")
+    assert [info.version for info in list_releases(tmp_path)] == ["0.4.0"]
+
+
+def test_the_registry_may_be_an_object_store(world: World, tmp_path: Path) -> None:
+    place = "memory://release-stage-test/models"
+    world.recipe = recipe(export={"onnx": False}, release={"registry": place})
+    for version in ("1.0.0", "1.1.0"):
+        assert released(world, "student")[0]["version"] == version
+        world.checkpoint("student", seed=5)
+    assert list_releases(tmp_path) == [] and not (tmp_path / "registry").exists()
+    files = pull(tmp_path, "student@1.1.0", tmp_path / "got", UPath(place))
+    assert "README.md" in [f.name for f in files]
+
+
+def test_the_manifest_tells_everything_behind_it(world: World, tmp_path: Path) -> None:
+    put = world.put
+    made = put(Ref("bronze/images", "old"), lambda f: f.write_json("a.json", 1) and None)
+    inputs = {"bronze/images[old]": made.data_version}
+    made = put(Ref("silver/patches", "old"), lambda f: f.write_json("a.json", 2) and None,
+               inputs=inputs)  # fmt: skip
+    world.lines.append("")
+    newer = put(Ref("silver/patches", "old"), lambda f: f.write_json("a.json", 3) and None)
+    inputs = {"silver/patches[old]": made.data_version, "gold/pairs[gone]": "g9"}
+    world.outputs[Ref("model/student/checkpoint")].marker["inputs"] |= inputs
+    released(world, "student")
+    root = tmp_path / "registry/student/1.0.0"
+    manifest = json.loads((root / "manifest.json").read_text())
+    behind = manifest["upstream"]
+    assert behind["expert/one/weights"]["sha256"] == "digest-of-one"
+    assert behind["model/student/export"]["data_version"] == manifest["content"]
+    assert set(manifest["controls"]) == {*GOOD} - {"student"}
+    assert manifest["controls"]["fusion"]["set"]["psnr_y"] == 29.5
+    assert manifest["licences"]["experts"] == {"one": "Apache-2.0", "two": "Apache-2.0"}
+    assert manifest["licences"]["data"] == {"photos": "CC0"}
+    assert {"torch", "machine", "Python", "safetensors"} <= set(manifest["made_with"])
+    assert Recipe.model_validate(yaml.safe_load(manifest["recipe"])).models == world.recipe.models
+    assert manifest["settings"]["models.student.train.learning_rate"] == 2e-4  # a default
+    assert [c["name"] for c in manifest["checks"]][-1] == "complete"
+
+    found = upstream(UPath(tmp_path), {Ref("m"): world.outputs[Ref("model/student/checkpoint")]})
+    silver = found["silver/patches[old]"]  # the one that was read, not the newest
+    assert silver.data_version == made.data_version != newer.data_version
+    assert silver.inputs == ("bronze/images[old]",) and "bronze/images[old]" in found
+    assert found["gold/pairs[gone]"].inputs is None  # named, though its output is gone
+
+
+def test_pictures_are_shown_where_their_licence_lets_anybody(world: World, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(1).integers(0, 255, (64, 64, 3), np.uint8)
+    names = {"hr/a.png": 0, "bicubic/sr/a.png": 20, "lr/a.png": 0, "sr/a.png": 9}
+    pictures = {
+        n: np.clip(pixels.astype(int) + d, 0, 255).astype(np.uint8) for n, d in names.items()
+    }
+    pictures["lr/a.png"] = pixels[::2, ::2]
+
+    def draw(licence: str | None) -> list[str]:
+        benchmark = {"source": {"kind": "folder", "path": "y"}, "licence": licence}
+        world.recipe = recipe(export={"onnx": False}, benchmarks={"set": benchmark})
+        world.scores(**GOOD)
+        for ref, wanted in (("evaluation/baselines", list(names)[:3]),
+                            ("model/student/evaluation", ["sr/a.png"])):  # fmt: skip
+            folder = Path(str(world.outputs[Ref(ref, "set")].path))
+            for name in wanted:
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                (folder / name).write_bytes(encode_png(pictures[name]))
+        decision, output = released(world, "student")
+        card = output.read_bytes("README.md").decode()
+        folder = tmp_path / "registry/student" / decision["version"] / "assets"
+        assert ("![](assets/set_1.png)" in card) == folder.exists()
+        return sorted(f.name for f in folder.glob("*"))
+
+    assert draw(None) == [] and draw("all rights reserved") == []
+    assert draw("CC-BY-4.0") == ["set_1.png"]
+    newest = max((tmp_path / "registry/student").iterdir(), key=lambda f: f.name)
+    strip = decode_png((newest / "assets/set_1.png").read_bytes())
+    assert strip.shape == (64, 4 * 64 + 3 * 6, 3)
+    assert np.array_equal(strip[:, -64:], pictures["hr/a.png"])
+    assert np.array_equal(strip[:, 140:204], pictures["sr/a.png"])
+    assert np.array_equal(strip[::2, :64:2], pictures["lr/a.png"])
 
 
 def test_a_kill_after_publishing_changes_no_decision(world: World) -> None:
@@ -459,7 +587,7 @@ def test_a_kill_after_publishing_changes_no_decision(world: World) -> None:
     world.scores(**{**GOOD, "fusion": 29.7})
     first, _ = released(world, "fusion")
     again, _ = released(world, "fusion")  # as if the first had published and then been killed
-    assert first == again and again["version"] == 2
+    assert first == again and again["version"] == "1.1.0"
     (said,) = [c["reason"] for c in again["checks"] if c["name"] == "no_regression"]
     assert said.startswith("+0.200 dB")  # against version 1, not itself
 
@@ -490,10 +618,10 @@ def test_checks_that_are_returned_are_those_declared(world: World) -> None:
 
 
 def test_without_benchmarks_nothing_is_released(tmp_path: Path) -> None:
-    bare = World(tmp_path, recipe(benchmarks={}, export={"onnx": False}))
+    bare = World(tmp_path, recipe(benchmarks={}, export=NO_FILES))
     for name in bare.recipe.experts:
         bare.expert(name)
     bare.checkpoint("student")
     decision, output = released(bare, "student")
     assert not decision["released"]
-    assert "Not measured" in output.read_bytes("model_card.md").decode()
+    assert "Not measured" in output.read_bytes("README.md").decode()

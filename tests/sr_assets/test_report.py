@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
+from sr_assets.report.distribution import NARROW, WIDTH, distribution
 from sr_assets.report.numbers import giga, short_count, three_figures
 from sr_assets.report.page import render_page, templates_digest, title_of
-from sr_assets.report.plots import scatter
+from sr_assets.report.plots import round_values, scatter
 from sr_assets.report.terminal import row_line
 
 VOID = {"meta", "img", "input", "br", "link", "hr"}
@@ -269,8 +270,56 @@ def test_labels_of_the_plot_do_not_overlap() -> None:
         for other in plot.points[:number]:
             same_side = one.anchor == other.anchor
             assert not same_side or abs(one.label_y - other.label_y) >= 11
-    assert scatter(rows, 10.0).bicubic is None  # type: ignore[union-attr]
+    for far in (10.0, 40.0):
+        assert scatter(rows, far).bicubic is None  # type: ignore[union-attr]
+    above = scatter(rows, 27.1)
+    assert above is not None and above.bicubic is not None
+    assert above.top <= above.bicubic < min(p.y for p in above.points)
     assert scatter(rows[:1], 26.9) is None
+
+
+@pytest.mark.parametrize(("low", "high"), [(28.43, 32.6), (29.08, 30.3), (0.0, 0.04), (-7.3, 9.9)])
+def test_an_axis_has_three_to_eight_round_values(low: float, high: float) -> None:
+    values = round_values(low, high)
+    assert 3 <= len(values) <= 8
+    assert all(low - 1e-9 <= value <= high + 1e-9 for value, _ in values)
+    assert all(float(text) == pytest.approx(value, abs=1e-9) for value, text in values)
+
+
+@pytest.mark.parametrize("cost", [3.0, 19.9e9, 885_000.0])
+@pytest.mark.parametrize("times", [1.0, 1.3, 3.0, 40.0, 1e6])
+def test_an_axis_of_costs_has_two_to_seven_numbers(cost: float, times: float) -> None:
+    rows = [
+        {"name": name, "kind": "expert", "seconds": value, "psnr_y": value / cost}
+        for name, value in (("one", cost), ("two", cost * times))
+    ]
+    plot = scatter(rows, None, "seconds")
+    assert plot is not None
+    assert 2 <= len(plot.x_ticks) <= 7
+    assert len({tick.label for tick in plot.x_ticks}) == len(plot.x_ticks)
+    assert all(plot.left <= tick.at <= plot.right for tick in plot.x_ticks)
+
+
+@pytest.mark.parametrize("width", [WIDTH, NARROW])
+def test_a_strip_has_every_image_and_its_quartiles(width: int) -> None:
+    gains = [-1.0, 0.0, 1.0, 2.0, 3.0]
+    gallery = {
+        "x": [
+            {"name": f"{i}", "rows": {"bicubic": {"psnr_y": 30.0}, "net": {"psnr_y": 30.0 + gain}}}
+            for i, gain in enumerate(gains)
+        ]
+    }
+    rows = [{"name": name, "kind": name} for name in ("bicubic", "net")]
+    plot = distribution(rows, gallery, ["x"], width)
+    assert plot is not None and plot.width == width
+    (strip,) = plot.strips
+    assert [dot.image for dot in strip.dots] == ["0", "1", "2", "3", "4"]
+    places = [dot.x for dot in strip.dots]
+    assert places == sorted(places) and plot.left <= places[0] and places[-1] <= plot.right
+    assert (*strip.box, strip.median) == pytest.approx((places[1], places[3], places[2]), abs=0.11)
+    assert plot.zero == pytest.approx(places[1], abs=0.11)
+    assert "median +1.00 dB, −1.00 to +3.00; " in strip.said
+    assert strip.top + 14 * (1 + plot.narrow) < strip.middle - 9 < plot.bottom
 
 
 @pytest.mark.parametrize(

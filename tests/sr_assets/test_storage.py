@@ -119,6 +119,23 @@ def test_a_copied_file_stays_when_its_source_is_edited_in_place(tmp_path):
     assert why_not_whole(output.path / "nothing") is None
 
 
+@pytest.mark.parametrize("marker", [b"\0" * 40, b"[]", b'{"files": {"x"', b"{}", b"\xff\xfe"])
+def test_a_damaged_marker_is_no_output_and_is_told(tmp_path, marker):
+    folder = OutputFolder(UPath(tmp_path / "out"))
+    folder.write_bytes("x/y", b"pixels")
+    output = folder.commit({"metadata": {}})
+    whole = (output.path / MARKER).read_bytes()
+    (output.path / MARKER).write_bytes(marker)
+    assert open_output(output.path) is None
+    assert why_not_whole(output.path) == f"srd.json of its output {output.path.name} is damaged"
+    (output.path / MARKER).write_bytes(whole)
+    (output.path / "x" / "y").unlink()
+    (output.path / "x").rmdir()
+    (output.path / "x").write_bytes(b"a file where a folder was")
+    assert open_output(output.path) is None
+    assert str(why_not_whole(output.path)).startswith("x/y of its output")
+
+
 def test_a_remote_file_is_taken_by_copy(tmp_path):
     source = UPath("memory://test-storage-take/photo.png")
     source.parent.mkdir(parents=True, exist_ok=True)

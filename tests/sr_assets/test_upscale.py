@@ -15,14 +15,17 @@ from spandrel.architectures.Compact import Compact
 from torch import nn
 from upath import UPath
 
-from sr_assets import compare, upscale
+from sr_assets import compare
 from sr_assets.compare import compare_files
 from sr_assets.lineage.stage import StageError
+from sr_assets.model_files import from_registry
 from sr_assets.model_lookup import Upscaler, load_upscaler
+from sr_assets.recipe.models import Recipe
 from sr_assets.storage import OutputFolder
 from sr_assets.stores.checkpoint import write_model
 from sr_assets.stores.registry import publish
-from sr_assets.upscale import upscale_files, upscale_picture
+from sr_assets.upscaling.enlarging import upscale_picture
+from sr_assets.upscaling.files import UpscaleReport, upscale_files
 from sr_models.export.weights import serialise_weights
 from sr_models.fusion.gate import GateFusion
 from sr_models.metrics.images import to_uint8
@@ -60,7 +63,7 @@ def model(tmp_path: Path) -> Path:
     return save(tmp_path / "models" / "net.safetensors", compact())
 
 
-def run(model: Path | str, source: Path, output: Path, **more: Any) -> upscale.UpscaleReport:
+def run(model: Path | str, source: Path, output: Path, **more: Any) -> UpscaleReport:
     more.setdefault("root", output.parent / "root")
     return upscale_files(str(model), source, output, device="cpu", **more)
 
@@ -101,13 +104,14 @@ def test_a_folder_keeps_its_tree_and_goes_on_after_a_bad_picture(
     photo(source / "a.png")
     photo(source / "deep" / "b.JPG")
     photo(source / "scan.tif")
-    photo(source / "scan.png")
+    photo(source / "drawing.gif")
+    photo(source / "drawing.png")
     (source / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nnothing")
     (source / "notes.txt").write_text("no picture")
     lines: list[str] = []
     report = run(model, source, output, tell=lines.append)
     assert {p.relative_to(output).as_posix() for p in report.written} == {
-        "a.png", "deep/b.JPG", "scan.tif.png", "scan.png.png",
+        "a.png", "deep/b.JPG", "scan.tif", "drawing.gif.png", "drawing.png.png",
     }  # fmt: skip
     assert [p.name for p, _ in report.failed] == ["broken.png"] and report.exit_code == 1
     assert any("broken.png" in line for line in lines)
@@ -173,7 +177,7 @@ def test_webp_beyond_its_limit_is_a_failure_of_that_picture(model: Path, tmp_pat
         ("in", "in", "input folder itself"),
         ("in", "file.png", "is a file"),
         ("in/a.png", "in/a.png", "input itself"),
-        ("in/a.png", "b.tiff", "written as"),
+        ("in/a.png", "b.bmp", "written as"),
         ("empty", "out", "holds no pictures"),
     ],
 )
@@ -215,6 +219,32 @@ def test_a_checkpoint_folder_and_a_release_run_the_same_network(tmp_path: Path) 
     damaged.write_bytes(weights[:-1] + b"\x00")
     with pytest.raises(StageError, match="not what was released"):
         load_upscaler("net", root, "cpu")
+
+
+def test_a_release_in_a_registry_elsewhere_is_fetched_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SRD_CACHE", str(tmp_path / "cache"))
+    weights = serialise_weights(compact().state_dict(), {})
+    manifest = {
+        "model": "net", "kind": "plain", "architecture": "Compact", "scale": 2, "licence": "MIT",
+        "content": "c", "data": {}, "metrics": {},
+    }  # fmt: skip
+    place = "memory://upscale-registry"
+    publish(UPath(place), {"net_x2.safetensors": weights}, manifest)
+    base = {"name": "t", "datasets": {"a": {"source": {"kind": "folder", "path": "a"}}}}
+    recipe = Recipe.model_validate({**base, "release": {"registry": place}})
+    root = UPath(tmp_path / "root")
+    found = from_registry(recipe, root, "net")
+    assert load_upscaler(found, root, "cpu").name == "net@1.0.0"
+    times = {p.name: p.stat().st_mtime_ns for p in Path(found).iterdir()}
+    assert from_registry(recipe, root, "net@1") == found
+    assert {p.name: p.stat().st_mtime_ns for p in Path(found).iterdir()} == times
+    for word in (found, "other/net.pth", "net.safetensors"):
+        assert from_registry(recipe, root, word) == word
+    assert from_registry(Recipe.model_validate(base), root, "net") == "net"
+    with pytest.raises(StageError, match="no released model 'nets'"):
+        from_registry(recipe, root, "nets")
 
 
 def test_unknown_models_are_told(tmp_path: Path) -> None:

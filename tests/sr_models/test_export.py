@@ -151,8 +151,8 @@ def test_graphs_are_compared_with_the_trained_network(
             next(copy.parameters()).add_(0.5)
         return copy
 
-    rewrite = onnx_export._merged_copy
-    monkeypatch.setattr(onnx_export, "_merged_copy", wrong)
+    rewrite = onnx_export.graph_copy
+    monkeypatch.setattr(onnx_export, "graph_copy", wrong)
     with pytest.raises(OnnxExportError, match="differs from torch"):
         export_onnx(compact(), 4, 1, tmp_path / "a.onnx")
     gate = GateFusion(["a", "b"], 4, 8, 1)

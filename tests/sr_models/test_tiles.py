@@ -146,3 +146,32 @@ def test_mistakes_are_named() -> None:
         upscale_tiled(lambda x: x, lr.expand(2, -1, -1, -1), 1)
     with pytest.raises(ValueError, match="x4 needs"):
         upscale_tiled(lambda x: x, lr, 4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    height=st.integers(1, 40), width=st.integers(1, 40), halo=st.integers(0, 5),
+    more=st.integers(1, 9), part=st.floats(0, 1),
+)  # fmt: skip
+def test_blended_tiles_of_a_local_function_are_the_whole(
+    height: int, width: int, halo: int, more: int, part: float
+) -> None:
+    lr = torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(height * width))
+
+    def forward(tile: torch.Tensor) -> torch.Tensor:
+        return (tile * 2 - 0.5).repeat_interleave(2, 2).repeat_interleave(2, 3)
+
+    blend = int(part * 2 * halo)
+    sr = upscale_tiled(forward, lr, 2, 2 * halo + more, halo, blend=blend)
+    assert torch.allclose(sr, forward(lr), atol=1e-6)
+
+
+def test_blending_changes_over_evenly_from_one_tile_to_the_next() -> None:
+    number = iter(range(9))
+    lr = torch.zeros(1, 1, 8, 24)
+    sr = upscale_tiled(lambda tile: torch.full_like(tile, next(number)), lr, 1, 16, 4, blend=8)
+    row = sr[0, 0, 3]
+    assert row[0] == 0 and row[-1] == 1
+    assert torch.all(row.diff() >= 0) and row.diff().max() < 0.2
+    with pytest.raises(ValueError, match="blend 9 must be from 0 to twice the halo 4"):
+        upscale_tiled(lambda tile: tile, lr, 1, 16, 4, blend=9)

@@ -1,0 +1,1 @@
+"""What can run a network: torch in several ways, ONNX Runtime and OpenVINO."""
