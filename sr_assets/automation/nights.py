@@ -173,7 +173,7 @@ def _measure(
         metadata = stage.run(StageContext(graph.recipe, ref, folder, inputs, log, ignore, bar))
     except Exception as error:  # whatever is wrong with one row, the others are measured
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        night.problems.append(f"{ref.asset} on {benchmark}: {reason}")
+        night.problems.append(f"benchmark {benchmark}: {ref.asset}: {reason}")
         return
     again[ref] = folder.commit({"metadata": metadata})
     outside = dict(stage.outside(ref.partition))

@@ -117,7 +117,9 @@ def test_a_row_that_breaks_is_named_and_the_night_goes_on(bench: Bench) -> None:
 
     bench.evaluate = broken  # type: ignore[method-assign]
     night = bench.measure(None)
-    assert night.problems == ["model/m/evaluation on bench: weights.safetensors cannot be read"]
+    assert night.problems == [
+        "benchmark bench: model/m/evaluation: weights.safetensors cannot be read"
+    ]
 
 
 def test_a_night_that_moved_names_row_benchmark_and_image(bench: Bench) -> None:
