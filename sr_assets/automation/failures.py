@@ -149,21 +149,22 @@ def _reason(event: dg.DagsterEvent) -> str:
     data = event.step_failure_data
     if data.user_failure_data is not None and data.user_failure_data.description:
         return data.user_failure_data.description
-    error = data.error
-    while error is not None and error.cause is not None:
-        error = error.cause
-    lines = error.message.strip().splitlines() if error is not None else []
-    return f"{event.step_key}: {lines[-1] if lines else 'no reason was recorded'}"
+    return f"{event.step_key}: {_innermost(data.error) or 'no reason was recorded'}"
 
 
 def _reasons_of_run(event: dg.DagsterEvent) -> list[str]:
     """Why a run failed before its steps did, such as a code location that did not load."""
     data = event.event_specific_data  # None where nothing but a message is known
-    error = getattr(data, "error", None)
+    reason = _innermost(getattr(data, "error", None)) or event.message
+    return [reason] if reason else []
+
+
+def _innermost(error: Any) -> str:
+    """The last line of what caused a recorded error in the end; empty where nothing is known."""
     while error is not None and error.cause is not None:
         error = error.cause
     lines = error.message.strip().splitlines() if error is not None else []
-    return lines[-1:] or ([event.message] if event.message else [])
+    return lines[-1] if lines else ""
 
 
 def _post(url: str, line: str) -> None:

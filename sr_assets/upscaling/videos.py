@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -285,14 +285,3 @@ def _frame(av: Any, sr: Pixels, like: Any, out: Any) -> Any:
     )
     made.pts, made.time_base = like.pts, like.time_base
     return made
-
-
-def frames_of(source: Path) -> Iterator[Pixels]:
-    """The frames of a video, upright RGB, uint8 [h, w, 3] each.
-
-    Raises:
-        StageError: it is no video.
-    """
-    with _opened(load_av(), source) as reader:
-        for frame in reader.decode(reader.streams.video[0]):
-            yield _pixels(frame)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sr_assets.assets.exporting.subject import Made, Refused, Sample, Subject
 from sr_assets.assets.exporting.weights_files import HALF_PSNR
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from sr_models.export.parity import Gate, Run
     from sr_models.export.tracing import OnnxReport
+
+Report = TypeVar("Report")
 
 BACKEND = "ONNX Runtime on the CPU"
 #: Largest accepted difference between an fp32 graph and the network.
@@ -116,20 +118,31 @@ def make_graph(
     Raises:
         StageError: a package is missing.
     """
-    from sr_models.export.tracing import OnnxExportError, OnnxPackagesError
-
     path = subject.scratch / file
-    try:
-        report = export(path)
-    except OnnxPackagesError as error:
-        raise StageError(str(error)) from error
-    except OnnxExportError as error:
-        return Refused(file, str(error))
+    report = written(file, lambda: export(path))
+    if isinstance(report, Refused):
+        return report
     content = path.read_bytes()
     facts = {"onnx": {**asdict(report), "max_difference": report.max_difference}}
     return Made(
         file, content, "ONNX", precision, BACKEND, graph_runner(subject, content), gate, facts
     )
+
+
+def written(file: str, export: Callable[[], Report]) -> Report | Refused:
+    """What `export` reports of the graph that it writes, or why there is none.
+
+    Raises:
+        StageError: a package is missing.
+    """
+    from sr_models.export.tracing import OnnxExportError, OnnxPackagesError
+
+    try:
+        return export()
+    except OnnxPackagesError as error:
+        raise StageError(str(error)) from error
+    except OnnxExportError as error:
+        return Refused(file, str(error))
 
 
 def graph_runner(subject: Subject, content: bytes) -> Run:

@@ -45,6 +45,7 @@ def open_subject(
     from sr_models.export.weights import digest_weights, merged_state
 
     model = load_model(checkpoint)
+    state = merged_state(fused_copy(model.network))
     recipe = context.recipe
     datasets = recipe.training_datasets(recipe.models[name].datasets)
     description = {
@@ -62,13 +63,14 @@ def open_subject(
         "quantisation_aware": model.description.get("quantisation_aware", False),
         "datasets": model.description["datasets"],
         "licence": recipe.models[name].licence,
-        "tensors": digest_weights(merged_state(fused_copy(model.network))),
+        "tensors": digest_weights(state),
     }
     experts = {e: _expert(context, e, model.taps.get(e), scratch) for e in model.experts}
     samples = read_samples(context, datasets, SAMPLES, VALIDATION)
     return description, Subject(
         name=name,
         model=model,
+        state=state,
         metadata=_metadata(description, origin),
         licence=recipe.models[name].licence,
         samples=with_experts(samples, experts, tuple(model.features)) if experts else samples,

@@ -43,6 +43,8 @@ class Subject:
     name: str
     model: LoadedModel
     """On the CPU."""
+    state: Mapping[str, Tensor]
+    """Tensors of the network that people run: fused, merged kernels brought up to date."""
     metadata: Mapping[str, str]
     """Strings for weights files."""
     licence: str | None

@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sr_assets.assets.exporting.onnx_files import BACKEND, TOLERANCE
+from sr_assets.assets.exporting.onnx_files import BACKEND, TOLERANCE, written
 from sr_assets.assets.exporting.subject import Made, Refused, Subject
-from sr_assets.lineage.stage import StageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -26,7 +25,6 @@ def make_video(subject: Subject) -> Iterator[Made | Refused]:
         StageError: a package is missing.
     """
     from sr_models.export.parity import Gate
-    from sr_models.export.tracing import OnnxExportError, OnnxPackagesError
     from sr_models.export.video import export_video_onnx, has_video_step
 
     model = subject.model
@@ -34,14 +32,14 @@ def make_video(subject: Subject) -> Iterator[Made | Refused]:
         return
     file = subject.file("onnx", "video_fp32")
     path = subject.scratch / file
-    try:
-        report = export_video_onnx(
+    report = written(
+        file,
+        lambda: export_video_onnx(
             model.network, model.scale, model.sizes[1], path, metadata=subject.properties
-        )
-    except OnnxPackagesError as error:
-        raise StageError(str(error)) from error
-    except OnnxExportError as error:
-        yield Refused(file, str(error))
+        ),
+    )
+    if isinstance(report, Refused):
+        yield report
         return
     content = path.read_bytes()
     yield Made(

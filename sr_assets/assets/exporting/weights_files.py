@@ -32,9 +32,8 @@ def make_weights(subject: Subject) -> Iterator[Made | Refused]:
     from sr_models.export.parity import Gate
     from sr_models.export.weights import serialise_weights
 
-    state = exported_state(subject)
-    content = serialise_weights(state, subject.metadata)
-    _check_tensors(content, state)
+    content = serialise_weights(subject.state, subject.metadata)
+    _check_tensors(content, subject.state)
     yield Made(
         subject.file("safetensors"),
         content,
@@ -54,7 +53,7 @@ def make_pth(subject: Subject) -> Iterator[Made | Refused]:
     from sr_models.export.parity import Gate
     from sr_models.export.weights import serialise_pth
 
-    content = serialise_pth(exported_state(subject))
+    content = serialise_pth(subject.state)
     yield Made(
         subject.file("pth"),
         content,
@@ -73,7 +72,7 @@ def make_half(subject: Subject) -> Iterator[Made | Refused]:
 
     file = subject.file("safetensors", "fp16")
     try:
-        content = serialise_weights(exported_state(subject), subject.metadata, half=True)
+        content = serialise_weights(subject.state, subject.metadata, half=True)
     except ValueError as error:
         yield Refused(file, str(error))
         return
@@ -87,14 +86,6 @@ def make_half(subject: Subject) -> Iterator[Made | Refused]:
         Gate(psnr_y_to_torch=HALF_PSNR),
         counts=False,
     )
-
-
-def exported_state(subject: Subject) -> dict[str, Tensor]:
-    """The tensors of the network that people run: fused, merged kernels brought up to date."""
-    from sr_models.export.fusing import fused_copy
-    from sr_models.export.weights import merged_state
-
-    return merged_state(fused_copy(subject.model.network))
 
 
 def _check_tensors(content: bytes, state: Mapping[str, Tensor]) -> None:

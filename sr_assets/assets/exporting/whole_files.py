@@ -9,9 +9,8 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from sr_assets.assets.exporting.onnx_files import BACKEND, TOLERANCE
+from sr_assets.assets.exporting.onnx_files import BACKEND, TOLERANCE, written
 from sr_assets.assets.exporting.subject import Made, Refused, Subject
-from sr_assets.lineage.stage import StageError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,7 @@ def make_whole(subject: Subject) -> Iterator[Made | Refused]:
 
     from sr_models.experts.running import run_padded
     from sr_models.export.parity import Gate
-    from sr_models.export.tracing import OnnxExportError, OnnxPackagesError, open_session
+    from sr_models.export.tracing import open_session
     from sr_models.export.whole_fusion import export_whole_fusion_onnx
 
     model = subject.model
@@ -38,14 +37,14 @@ def make_whole(subject: Subject) -> Iterator[Made | Refused]:
         return
     file = subject.file("onnx", "whole_fp32")
     path = subject.scratch / file
-    try:
-        report = export_whole_fusion_onnx(
+    report = written(
+        file,
+        lambda: export_whole_fusion_onnx(
             model.network, subject.experts, model.scale, path, metadata=subject.properties
-        )
-    except OnnxPackagesError as error:
-        raise StageError(str(error)) from error
-    except OnnxExportError as error:
-        yield Refused(file, str(error))
+        ),
+    )
+    if isinstance(report, Refused):
+        yield report
         return
     content = path.read_bytes()
     session = open_session(content)
