@@ -22,8 +22,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sr_models.export.errors import ExportError, ExportPackagesError
 from sr_models.export.onnx import INPUT, graph_copy
 from sr_models.export.tracing import OUTPUT
+from sr_models.one_line import one_line
 
 _LARGEST = 2048  # px of an LR side that a package of free size takes
 _FIXED = 256  # px of an LR side where a network bakes its size in
@@ -31,11 +33,11 @@ _NAMESPACE = uuid.UUID("5a0f5f3c-6f0e-4d2e-9a53-1d9f2b4c7e10")
 _DAY = (2000, 1, 1, 0, 0, 0)  # of every entry of the zip: the same bytes every time
 
 
-class CoreMLError(Exception):
+class CoreMLError(ExportError):
     """A network cannot be converted."""
 
 
-class CoreMLPackagesError(CoreMLError):
+class CoreMLPackagesError(CoreMLError, ExportPackagesError):
     """coremltools is not installed."""
 
 
@@ -94,7 +96,7 @@ def export_coreml(
         try:
             converted = _converted(wrapped, (side, side), multiple)
         except Exception as error:  # whatever stops the converter
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = one_line(error)
             raise CoreMLError(f"{type(network).__name__} cannot be converted: {reason}") from error
     spec = converted.get_spec()
     _describe(spec, {"scale": str(scale), "multiple": str(multiple), **(metadata or {})})

@@ -38,8 +38,8 @@ __all__ = [
 
 INPUT = "input"
 LR_INPUT = "lr"
-#: Largest |ONNX - torch| on noise. Of fp16 it finds wrong graphs only: what fp16 costs on pictures
-#: is for whoever has pictures (`parity.py`).
+#: Largest |ONNX - torch| on noise, as `write_graph` has it. Of fp16 it finds wrong graphs only:
+#: what fp16 costs on pictures is for whoever has pictures (`parity.py`).
 _TOLERANCE, _HALF_TOLERANCE = 1e-4, 0.05
 
 
@@ -63,7 +63,7 @@ def export_onnx(
         path: file to write.
         half: weights and arithmetic in fp16; input and output stay fp32.
         metadata: further string properties of the file.
-        tolerance: largest accepted |ONNX - torch| on uniform noise; 1e-4, of fp16 0.05.
+        tolerance: as `write_graph` has it; 1e-4, of fp16 0.05.
 
     Raises:
         OnnxExportError: a package is missing, the network bakes sizes in, or a check fails; then

@@ -34,9 +34,24 @@ class Reference:
     hr: tuple[np.ndarray, ...]
     """uint8 [H, W, 3] of the same patches."""
     scale: int
-    psnr_y: float
-    """Mean PSNR-Y (dB) against HR."""
+    scores: tuple[float, ...]
+    """PSNR-Y (dB) of each against HR."""
     seconds_per_megapixel: float
+
+    @property
+    def psnr_y(self) -> float:
+        """Mean PSNR-Y (dB) against HR."""
+        return statistics.fmean(self.scores)
+
+
+@dataclass(frozen=True)
+class PatchParity:
+    """One file beside its network on one patch; names as in `Parity`."""
+
+    max_difference: float
+    psnr_y_to_torch: float
+    psnr_y: float
+    psnr_y_change: float
 
 
 @dataclass(frozen=True)
@@ -54,6 +69,8 @@ class Parity:
     """`psnr_y` less that of the network (dB)."""
     seconds_per_megapixel: float
     """Median over the patches, after one that warms up."""
+    patches: tuple[PatchParity, ...] = ()
+    """Each by itself, in their order."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +81,9 @@ class Gate:
     psnr_y_to_torch: float = -math.inf
     """In dB."""
     drop: float = math.inf
-    """Largest loss of PSNR-Y against HR (dB)."""
+    """Largest loss of mean PSNR-Y against HR (dB)."""
+    patch_drop: float = math.inf
+    """The same of any one patch, which a mean may hide."""
 
     def refusal(self, parity: Parity) -> str | None:
         """Why a file does not pass, with the numbers, in one line; None where it does."""
@@ -82,6 +101,12 @@ class Gate:
             found.append(
                 f"loses {-parity.psnr_y_change:.3f} dB of PSNR-Y, more than {self.drop:g} dB"
             )
+        for number, patch in enumerate(parity.patches, 1):
+            if not -patch.psnr_y_change <= self.patch_drop:
+                found.append(
+                    f"loses {-patch.psnr_y_change:.3f} dB of PSNR-Y on patch {number}, more than "
+                    f"{self.patch_drop:g} dB"
+                )
         return "; ".join(found) or None
 
 
@@ -110,19 +135,29 @@ def measure(run: Run, reference: Reference) -> Parity:
     for picture, expected in zip(pictures, reference.pictures, strict=True):
         if picture.shape != expected.shape:
             raise ValueError(f"gives {tuple(picture.shape)}, torch {tuple(expected.shape)}")
-    pairs = list(zip(pictures, reference.pictures, strict=True))
-    differences = [(a - b).abs() for a, b in pairs]
-    score = _psnr_to(reference.hr, pictures, reference.scale)
-    # Both meet HR exactly: nothing was lost.
-    change = 0.0 if score == reference.psnr_y else score - reference.psnr_y
-    return Parity(
-        max_difference=max(float(d.max()) for d in differences),
-        mean_difference=statistics.fmean(float(d.mean()) for d in differences),
-        psnr_y_to_torch=min(luma_psnr(a, b) for a, b in pairs),
-        psnr_y=score,
-        psnr_y_change=change,
-        seconds_per_megapixel=seconds,
+    scores = _psnr_to(reference.hr, pictures, reference.scale)
+    patches = tuple(
+        PatchParity(float((a - b).abs().max()), luma_psnr(a, b), score, _change(score, before))
+        for a, b, score, before in zip(
+            pictures, reference.pictures, scores, reference.scores, strict=True
+        )
     )
+    means = [float((a - b).abs().mean()) for a, b in zip(pictures, reference.pictures, strict=True)]
+    score = statistics.fmean(scores)
+    return Parity(
+        max_difference=max(patch.max_difference for patch in patches),
+        mean_difference=statistics.fmean(means),
+        psnr_y_to_torch=min(patch.psnr_y_to_torch for patch in patches),
+        psnr_y=score,
+        psnr_y_change=_change(score, reference.psnr_y),
+        seconds_per_megapixel=seconds,
+        patches=patches,
+    )
+
+
+def _change(score: float, before: float) -> float:
+    """In dB; where both meet HR exactly, nothing was lost."""
+    return 0.0 if score == before else score - before
 
 
 def luma_psnr(a: Tensor, b: Tensor) -> float:
@@ -150,9 +185,8 @@ def _run_all(run: Run, count: int) -> tuple[list[Tensor], float]:
     return pictures, statistics.median(taken) * _MEGAPIXEL
 
 
-def _psnr_to(hr: Sequence[np.ndarray], pictures: Sequence[Tensor], scale: int) -> float:
-    scores = [
+def _psnr_to(hr: Sequence[np.ndarray], pictures: Sequence[Tensor], scale: int) -> tuple[float, ...]:
+    return tuple(
         psnr_y(to_uint8(picture)[0], truth, border=scale)
         for picture, truth in zip(pictures, hr, strict=True)
-    ]
-    return statistics.fmean(scores)
+    )

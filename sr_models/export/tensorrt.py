@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sr_models.one_line import one_line
+
 #: Name of the string property of a graph that holds its profile as JSON.
 PROPERTY = "tensorrt_profile"
 
@@ -99,7 +101,7 @@ def lint(content: bytes) -> tuple[str, ...]:
         onnx.checker.check_model(content, full_check=True)
         model = onnx.load_from_string(content)
     except Exception as error:  # a decoder's, the checker's or shape inference's
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = one_line(error)
         return (f"the ONNX checker refuses it: {line}",)
     return tuple(dict.fromkeys([*_about_form(model), *_about_qdq(model), *_about_leaks(content)]))
 

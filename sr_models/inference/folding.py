@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -28,22 +29,37 @@ def folded(expert: Expert) -> Expert:
 
     Outputs differ by rounding (tested on a picture of noise; what differs by more is not taken).
     """
+    model = folded_network(expert.model, (expert.minimum, expert.multiple), expert.call)
+    return expert if model is expert.model else dataclasses.replace(expert, model=model)
+
+
+def folded_network(
+    network: nn.Module,
+    sizes: tuple[int, int] = (1, 1),
+    call: Callable[[nn.Module, Tensor], Tensor] = lambda model, lr: model(lr),
+) -> nn.Module:
+    """A rewritten copy of a network; itself where nothing can be rewritten. As `folded`.
+
+    Args:
+        network: in eval mode.
+        sizes: smallest side of LR, and what sides must be a multiple of (px).
+        call: how a picture comes out of the network.
+    """
     # On the CPU, where fp32 is fp32: a GPU may round the factors of its convolutions.
-    before = copy.deepcopy(expert.model).cpu()
+    before = copy.deepcopy(network).cpu()
     after = copy.deepcopy(before)
     if not fold_tail(after):
-        return expert
-    side = max(expert.minimum, math.ceil(12 / expert.multiple) * expert.multiple)
+        return network
+    minimum, multiple = sizes
+    side = max(minimum, math.ceil(12 / multiple) * multiple)
     picture = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
-        expected = expert.call(before, picture.clone())
-        found = expert.call(after, picture.clone())
+        expected, found = call(before, picture.clone()), call(after, picture.clone())
     largest = max(1.0, float(expected.abs().max()))
     same = found.shape == expected.shape
     if not same or not float((found - expected).abs().max()) <= _TOLERANCE * largest:
-        return expert
-    device = next(expert.model.parameters()).device
-    return dataclasses.replace(expert, model=after.to(device))
+        return network
+    return after.to(next(network.parameters()).device)
 
 
 def fold_tail(network: nn.Module) -> bool:

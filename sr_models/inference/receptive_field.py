@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sr_models.one_line import one_line
+
 #: Lengths of the strips that are probed (LR px). A network that fills the last one looks too far
 #: for tiles, whether at a wide surrounding or at all of the picture.
 LENGTHS = (64, 192, 512)
@@ -99,7 +101,7 @@ def reach_of(network: nn.Module, scale: int, grid: int = 1) -> tuple[int | None,
     try:
         found = receptive_field(network, scale, grid)
     except (RuntimeError, ValueError, AssertionError, TypeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
+        reason = one_line(error)[:80]
         return None, f"has a view that cannot be measured ({reason})"
     return found.reach, found.why
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sr_models import processes
 from sr_models.layers.double_precision import double
 
 _MOMENTUM = 0.1
@@ -63,7 +64,10 @@ class DeploymentNorm(nn.Module):
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         # In float32 whatever the map's type: a sum over all pixels loses half-precision digits.
-        var, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0, keepdim=True)
+        var, own = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0, keepdim=True)
+        mean = processes.mean(own)
+        if processes.count() > 1:  # what the shares of a batch differ in adds to its variance
+            var = processes.mean(var + (own - mean) ** 2)
         with torch.no_grad():
             self.running_mean.lerp_(mean.to(self.running_mean.dtype), _MOMENTUM)
             self.running_var.lerp_(var.to(self.running_var.dtype), _MOMENTUM)

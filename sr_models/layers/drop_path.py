@@ -8,11 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sr_models import processes
+
 
 class DropPath(nn.Module):
     """Zeroes the branch of a sample with probability `rate` while training, identity otherwise.
 
-    What is kept is divided by 1 - `rate`, so that the expectation stays.
+    What is kept is divided by 1 - `rate`, so that the expectation stays. Processes that share a
+    batch leave out what one would.
 
     Raises:
         ValueError: `rate` is not in [0, 1).
@@ -29,7 +32,8 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = 1 - self.rate
-        kept = torch.rand(x.shape[0], *(1,) * (x.ndim - 1), device=x.device) < keep
+        samples = x.shape[0] * processes.count()
+        kept = processes.share(torch.rand(samples, *(1,) * (x.ndim - 1), device=x.device)) < keep
         return x * (kept.to(x.dtype) / keep)
 
 

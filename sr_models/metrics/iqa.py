@@ -16,6 +16,7 @@ import torch
 
 from sr_models.metrics.catalogue import PYIQA, Facts, Metric
 from sr_models.metrics.fingerprints import MISSING
+from sr_models.one_line import one_line
 
 _EXTRA = "pip install 'sr-distillery[iqa]' (non-commercial licence)"
 _DECIMALS = 6  # what single precision can tell apart, and no more
@@ -39,7 +40,7 @@ def open_metric(name: str, device: torch.device | str = "cpu") -> Metric:
     try:
         network = pyiqa.create_metric(wanted, device=torch.device(device))
     except Exception as error:  # a download or a file fails in as many ways as there are metrics
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         raise ValueError(f"metric {name!r}: pyiqa cannot load it: {reason}") from error
     lowest, highest = _range(getattr(network, "score_range", None))
     facts = Facts(f"{wanted} (pyiqa)", "", bool(network.lower_better), lowest, highest)

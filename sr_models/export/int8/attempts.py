@@ -13,7 +13,13 @@ from typing import Any, Literal
 import numpy as np
 
 from sr_models.export.int8.calibration import calibrate
-from sr_models.export.int8.graph import Convolution, convolutions, silus
+from sr_models.export.int8.graph import (
+    Convolution,
+    convolutions,
+    pictures,
+    silus,
+    sums_and_products,
+)
 from sr_models.export.int8.grids import Grid, Target, grid_of
 from sr_models.export.int8.qat_export import trained_grids
 from sr_models.export.int8.qdq import quantised
@@ -42,23 +48,36 @@ class Attempts:
         )
 
     def trained(self, ranges: Mapping[str, Sequence[float]]) -> Iterator[tuple[Way, Grids]]:
-        """The one way that a network was trained with."""
+        """The one way that a network was trained with; extremes where training rounded nothing."""
         # Those that stay in float as well: their rounded outputs are what others were trained on.
         layers = [layer for layer in convolutions(self._model) if layer.name in ranges]
-        yield "trained", trained_grids(layers, ranges, self._target)
+        grids = trained_grids(layers, ranges, self._target)
+        wanted = {name for layer in layers for name in (layer.input, layer.output)}
+        between = set[str]()
+        if self._target == "cpu":
+            # Without these the integers between two convolutions would become floats and back.
+            between = set(sums_and_products(self._model))
+            for name in pictures(self._model):
+                grids.pop(name, None)
+        if missing := (wanted | between) - set(grids):
+            found = calibrate(self._model, missing, self._patches.lr).minmax
+            grids |= {name: grid_of(ends, self._target, np.inf) for name, ends in found.items()}
+        yield "trained", grids
 
     def calibrated(self) -> Iterator[tuple[Way, Grids]]:
         """Fastest first; each with the ranges, extremes or percentiles, that are closer to fp32."""
         outputs = {layer.output for layer in self._layers}
         inputs = {layer.input for layer in self._layers}
-        found = calibrate(self._model, outputs | inputs, self._patches.lr)
+        between = sums_and_products(self._model) if self._target == "cpu" else frozenset[str]()
+        found = calibrate(self._model, outputs | inputs | between, self._patches.lr)
         in_silus = set().union(*silus(self._model, outputs, inputs).values())
         ways: tuple[tuple[Way, Any], ...] = (
             ("minmax", found.minmax),
             ("percentile", found.percentile),
         )
         # A SiLU is looked up in integers only where channels share one scale.
-        for spared, unevenness in ((in_silus, _UNEVEN), (set[str](), 1.0)):
+        nothing = set[str]()
+        for spared, unevenness in ((nothing, np.inf), (in_silus, _UNEVEN), (nothing, 1.0)):
             tried: list[tuple[float, Way, Grids]] = []
             for way, ranges in ways:
                 grids = {

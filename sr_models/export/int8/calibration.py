@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from sr_models.export.int8.graph import pictures
 from sr_models.export.int8.grids import Range
 from sr_models.export.int8.runtimes import open_onnxruntime
 
@@ -30,7 +31,8 @@ def calibrate(model: Any, tensors: Collection[str], images: Sequence[np.ndarray]
     """Runs `images` through `model` and takes the ranges of `tensors`.
 
     The percentile leaves out 0.005 % of a channel's values at each end. The graph's own input is
-    [0, 1] in both: 8-bit pictures are exact on that grid.
+    [0, 1] in both, and so is what is only shuffled to its output: 8-bit pictures are exact on that
+    grid.
 
     Args:
         model: `onnx.ModelProto`, fp32; left as it is.
@@ -54,6 +56,9 @@ def calibrate(model: Any, tensors: Collection[str], images: Sequence[np.ndarray]
     percentile = {name: _within(counts[name], minmax[name]) for name in watched}
     if source in tensors:
         minmax[source] = percentile[source] = Range(np.zeros(3), np.ones(3))
+    for name in pictures(model) & set(watched):
+        whole = np.ones(len(minmax[name].low))
+        minmax[name] = percentile[name] = Range(0 * whole, whole)
     return Calibrated(minmax, percentile)
 
 

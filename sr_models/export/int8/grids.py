@@ -5,6 +5,7 @@ What ranges a tensor has is measured in `calibration.py` or learnt in training.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -55,6 +56,17 @@ class Grid:
     def evening(self) -> np.ndarray:
         """float32 [C], at most 1: each channel's scale over `step`."""
         return (self.scale / self.step).astype(np.float32)
+
+
+def side_by_side(parts: Sequence[Grid]) -> tuple[Grid, np.ndarray]:
+    """The grid of maps that stand side by side, and how far each channel's zero point is off.
+
+    Returns:
+        The grid, with the zero point of the first, and int64 [C] to add to it.
+    """
+    zero_point = parts[0].zero_point
+    off = [np.full(len(part.scale), part.zero_point - zero_point, np.int64) for part in parts]
+    return Grid(np.concatenate([part.scale for part in parts]), zero_point), np.concatenate(off)
 
 
 def grid_of(found: Range, target: Target, unevenness: float) -> Grid:

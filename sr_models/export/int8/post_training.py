@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,9 @@ def export_int8(
     attempts = Attempts(model, layers, target, own)
     found: list[_Found] = []
     for way, grids in attempts.trained(ranges) if ranges else attempts.calibrated():
-        for kept in candidates(layers, *attempts.measures(grids), max_drop):
+        tries = candidates(layers, *attempts.measures(grids), max_drop)
+        # What was trained as it is rounded needs no more than to pass the gate.
+        for kept in chain([()], tries) if ranges else tries:
             tried = _tried(way, kept, attempts.written(grids, kept), gate, target, max_drop)
             if tried.passes:
                 break

@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
+from torch import nn
 
 from sr_models.export.int8.graph import Convolution
 from sr_models.export.int8.grids import Grid, Target
+from sr_models.inference.folding import LinearTail
 from sr_models.training.quantisation import activation_grid
 
 
@@ -27,17 +29,35 @@ def trained_grids(
 
     Args:
         layers: convolutions of the graph, each with ranges.
-        ranges: layer -> lowest and highest value of its input, then of its output.
+        ranges: layer -> lowest and highest value of its input, then of its output; both 0 where
+            nothing was seen, and there is no grid then.
         target: as of `export_int8`.
     """
     grids: dict[str, Grid] = {}
     for layer in layers:
         low, high = ranges[layer.name][:2]
-        grids[layer.input] = _grid(low, high, len(layer.weights[0]) * layer.groups, target)
+        if low < high:
+            grids[layer.input] = _grid(low, high, len(layer.weights[0]) * layer.groups, target)
     for layer in layers:
         low, high = ranges[layer.name][2:]
-        grids[layer.output] = _grid(low, high, len(layer.weights), target)
+        if low < high:
+            grids[layer.output] = _grid(low, high, len(layer.weights), target)
     return grids
+
+
+def ranges_of_folded(
+    network: nn.Module, ranges: Mapping[str, Sequence[float]]
+) -> dict[str, Sequence[float]]:
+    """The ranges of a network that was folded after it had been trained.
+
+    The convolution that stands for a tail reads what the tail's first one did, and no range of what
+    it makes is known. It is rounded where that first one was.
+    """
+    found = dict(ranges)
+    for name, module in network.named_modules():
+        if isinstance(module, LinearTail) and (first := found.get(f"{name}.0")) is not None:
+            found[f"{name}.merged"] = (*first[:2], 0.0, 0.0)
+    return found
 
 
 def _grid(low: float, high: float, channels: int, target: Target) -> Grid:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,12 @@ def run_openvino(content: bytes, images: Sequence[np.ndarray]) -> list[np.ndarra
 
 
 def integer_convolutions(content: bytes) -> int:
-    """How many convolutions ONNX Runtime executes in integers: `QLinearConv` of its own graph."""
+    """How many convolutions ONNX Runtime executes in integers."""
+    return executed(content)["QLinearConv"]
+
+
+def executed(content: bytes) -> Counter[str]:
+    """Kind of node -> how many ONNX Runtime executes: those of its own graph."""
     import onnx
     import onnxruntime
 
@@ -59,4 +65,4 @@ def integer_convolutions(content: bytes) -> int:
         options.optimized_model_filepath = str(optimised)
         onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         model = onnx.load(optimised, load_external_data=False)
-    return sum(node.op_type == "QLinearConv" for node in model.graph.node)
+    return Counter(node.op_type for node in model.graph.node)

@@ -51,6 +51,10 @@ def candidates(
 
 
 def ranked(layers: Sequence[Convolution], error: Measure) -> tuple[str, ...]:
-    """Names of `layers`, first the one that helps most when it alone stays in float."""
-    alone = {layer.name: error({layer.name}) for layer in layers}
-    return tuple(sorted(alone, key=lambda name: (alone[name], name)))
+    """Names of `layers`, first the one that costs most when it alone is quantised.
+
+    What one alone in float gains would hide behind the largest of the others.
+    """
+    names = {layer.name for layer in layers}
+    alone = {name: error(names - {name}) for name in names}
+    return tuple(sorted(alone, key=lambda name: (-alone[name], name)))

@@ -22,6 +22,7 @@ from sr_models.inference.backends.eager import (
     without_bf16,
 )
 from sr_models.inference.backends.shapes import ByShape
+from sr_models.one_line import one_line
 
 #: Tiles that run uncompiled first: compiling takes as long as many of them.
 _AFTER = 3
@@ -39,7 +40,9 @@ def _without_compiler(subject: Subject) -> str | None:
     try:
         get_cpp_compiler()
     except Exception as error:  # Inductor's own class moves between versions
-        return f"torch.compile needs a C++ compiler ({_line(error)}): install g++ or clang++"
+        return (
+            f"torch.compile needs a C++ compiler ({one_line(error)[:200]}): install g++ or clang++"
+        )
     return None
 
 
@@ -78,7 +81,7 @@ def _steady(subject: Subject, general: Run, around: Callable[[Run], Run] = lambd
             run(torch.zeros(shape, device=next(model.parameters()).device))
         except Exception as error:  # Dynamo, Inductor and Triton share no base class
             warnings.warn(
-                f"torch.compile fails ({_line(error)}): this picture goes on without it",
+                f"torch.compile fails ({one_line(error)[:200]}): this picture goes on without it",
                 stacklevel=2,
             )
             return general
@@ -92,10 +95,6 @@ def _layout(network: nn.Module) -> nn.Module:
     on_cpu = next(network.parameters()).device.type == "cpu"
     plain = with_plain_convolutions(copy.deepcopy(network))
     return plain if on_cpu else channels_last_copy(network)
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 COMPILE = Backend("compile", "exact", _without_compiler, _fp32, _AFTER + 1)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sr_models.inference.backends.backend import Backend, Run, Subject, only_on_cpu
 from sr_models.inference.backends.graphs import INT8, fp32_graph, proven, without_int8
+from sr_models.inference.backends.mish import without_mish
 
 
 def _without_runtime(subject: Subject) -> str | None:
@@ -41,7 +42,8 @@ def _session(graph: bytes) -> Run:
     options.log_severity_level = 3
     # Threads that spin between tiles take the cores from reading and writing the pictures.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    fast, providers = without_mish(graph), ["CPUExecutionProvider"]
+    session = onnxruntime.InferenceSession(fast, options, providers=providers)
     (name,) = (entry.name for entry in session.get_inputs())
 
     def run(lr: Tensor) -> Tensor:
