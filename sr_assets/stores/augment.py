@@ -27,27 +27,37 @@ def generator(seed: int, stream: int, number: int) -> np.random.Generator:
 
 
 @dataclass(frozen=True)
-class Cut:
-    """A square of a patch on the LR grid (px) and one of its eight orientations."""
+class Cuts:
+    """One square of each of B patches on the LR grid (px), and one of its eight orientations."""
 
-    y: int
-    x: int
-    side: int
-    turns: int
-    """Quarter turns, anticlockwise."""
-    mirrored: bool
-    """Left to right, after turning."""
+    y: np.ndarray
+    """int64 [B]"""
+    x: np.ndarray
+    """int64 [B]"""
+    side: np.ndarray
+    """int64 [B]; all alike without crop_scale."""
+    turns: np.ndarray
+    """int64 [B]: quarter turns, anticlockwise."""
+    mirrored: np.ndarray
+    """bool [B]: left to right, after turning."""
 
-    def of(self, picture: np.ndarray, factor: int) -> np.ndarray:
-        """The view of a planar picture [C, H, W] that has `factor` pixels for one of LR."""
-        rows = slice(self.y * factor, (self.y + self.side) * factor)
-        columns = slice(self.x * factor, (self.x + self.side) * factor)
-        turned = np.rot90(picture[:, rows, columns], self.turns, (-2, -1))
-        return turned[..., ::-1] if self.mirrored else turned
+    def into(self, row: int, picture: np.ndarray, factor: int, out: np.ndarray) -> None:
+        """Cuts planar picture number `row` [C, H, W], `factor` pixels for one of LR.
+
+        Args:
+            row: of the batch.
+            picture: of any type.
+            factor: upscaling factor of this map.
+            out: [C, n, n] of the same type for the cut, n = side * factor; overwritten.
+        """
+        from sr_models.cutting import cut_into
+
+        y, x = int(self.y[row]) * factor, int(self.x[row]) * factor
+        cut_into(picture, y, x, int(self.turns[row]), bool(self.mirrored[row]), out)
 
 
-def draw_cut(augment: Augment, patch: int, crop: int, seed: int, position: int) -> Cut:
-    """Where a sample is cut and how it is turned.
+def draw_cuts(augment: Augment, patch: int, crop: int, seed: int, positions: np.ndarray) -> Cuts:
+    """Where samples are cut and how they are turned.
 
     Args:
         augment: flips, rotations, margin and crop_scale count here.
@@ -55,7 +65,7 @@ def draw_cut(augment: Augment, patch: int, crop: int, seed: int, position: int) 
         crop: side that a sample will have (LR px); with crop_scale another side is cut, which
             `changed` brings to this one.
         seed: of the run.
-        position: of the sample in the run.
+        positions: int64 [B], of the samples in the run.
 
     Raises:
         ValueError: the crop does not fit in what the margin leaves of a patch.
@@ -68,15 +78,24 @@ def draw_cut(augment: Augment, patch: int, crop: int, seed: int, position: int) 
             f"a crop of {crop} does not fit in the {max(0, usable)} px that train.augment.margin "
             f"{augment.margin} leaves of an LR patch of {patch}"
         )
-    side = crop
-    if augment.crop_scale:
-        stretch = generator(seed, ZOOM, position).uniform(-augment.crop_scale, augment.crop_scale)
-        side = min(usable, max(1, round(crop * (1 + stretch))))
-    draw = generator(seed, CROP, position)
-    y, x = (augment.margin + int(v) for v in draw.integers(0, usable - side + 1, 2))
-    turns, mirrored = int(draw.integers(4)), bool(draw.integers(2))
+    y, x, side, turns, mirrored = np.empty((5, len(positions)), np.int64)
+    side[:] = crop
+    for row, position in enumerate(positions.tolist()):
+        if augment.crop_scale:
+            zoom = generator(seed, ZOOM, position)
+            stretch = zoom.uniform(-augment.crop_scale, augment.crop_scale)
+            side[row] = min(usable, max(1, round(crop * (1 + stretch))))
+        draw = generator(seed, CROP, position)
+        y[row], x[row] = draw.integers(0, usable - int(side[row]) + 1, 2)
+        turns[row], mirrored[row] = draw.integers(4), draw.integers(2)
     # Drawn even when not wanted: switching one off keeps everything else as it was.
-    return Cut(y, x, side, turns * augment.rotations, mirrored and augment.flips)
+    return Cuts(
+        y + augment.margin,
+        x + augment.margin,
+        side,
+        turns * augment.rotations,
+        (mirrored * augment.flips).astype(bool),
+    )
 
 
 def changed(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.output_folder import OutputFolder
+from sr_assets.storage import Output
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,16 +7,19 @@ Arrays are described and cut into shards in `shards.py`; files that are not Zarr
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from upath import UPath
 from zarr.abc.store import ByteRequest, Store
 from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
-from sr_assets.storage import OutputFolder, is_local
+from sr_assets.output_folder import OutputFolder
+from sr_assets.remote_files import file_system, read_bytes
+from sr_assets.storage import is_local
 
 _METADATA = "zarr.json"
+_OF_VERSION_2 = (".zgroup", ".zarray", ".zattrs", ".zmetadata")
 
 
 class HashingStore(LocalStore):
@@ -87,6 +90,26 @@ class _WholeStore(WrapperStore[Store]):
         return [await self.get(key, prototype, byte_range) for key, byte_range in key_ranges]
 
 
+class _ObjectStore(FsspecStore):
+    """Asks an object store once for a whole file, and never for what only Zarr v2 writes."""
+
+    folder: UPath
+
+    async def get(
+        self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
+    ) -> Buffer | None:
+        if key.rpartition("/")[2] in _OF_VERSION_2:
+            return None
+        if byte_range is not None:
+            return await super().get(key, prototype, byte_range)
+        try:
+            return prototype.buffer.from_bytes(
+                await asyncio.to_thread(read_bytes, self.folder / key)
+            )
+        except FileNotFoundError:
+            return None
+
+
 def reader_store(path: UPath) -> Store:
     """A read-only Zarr store at `path`, local or on any file system that fsspec knows.
 
@@ -94,4 +117,7 @@ def reader_store(path: UPath) -> Store:
     """
     if is_local(path):
         return _WholeStore(LocalStore(path.path, read_only=True))
-    return _WholeStore(FsspecStore.from_mapper(path.fs.get_mapper(path.path), read_only=True))
+    mapper = file_system(path).get_mapper(path.path)
+    store = cast(_ObjectStore, _ObjectStore.from_mapper(mapper, read_only=True))
+    store.folder = path
+    return _WholeStore(store)

@@ -6,14 +6,21 @@ Where the bytes lie and how the rows come about is not known here.
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
+
+from sr_assets.stores.schema import check_schema
 
 if TYPE_CHECKING:
     import pyarrow
 
 MANIFEST = "manifest.parquet"
+SCHEMA, VERSION = "srd.manifest", 1
+_VERSION_KEY = b"srd.schema"
+#: Columns that the first programs did not write.
+_LATER = ("phash", "luma", "lr", "lr_sha256")
 
 _Samples = bytes  # by another name: a row has a field that is called bytes
 
@@ -73,8 +80,12 @@ def to_parquet(rows: Iterable[ManifestRow]) -> bytes:
 def from_parquet(data: bytes) -> list[ManifestRow]:
     """The rows of a manifest, in their order.
 
+    Columns that earlier programs did not write are None. A file that says no version is of version
+    1; what version 2 adds has to be said in its metadata, under `srd.schema`, as JSON.
+
     Raises:
         ValueError: `data` is no Parquet file, or one with other columns.
+        SchemaError: a newer program wrote it.
     """
     import pyarrow as pa
     import pyarrow.parquet as parquet
@@ -83,11 +94,18 @@ def from_parquet(data: bytes) -> list[ManifestRow]:
         table = parquet.read_table(io.BytesIO(data))
     except pa.ArrowInvalid as error:
         raise ValueError(f"{MANIFEST} is no Parquet file; build bronze again") from error
+    said = (table.schema.metadata or {}).get(_VERSION_KEY)
+    if said is not None:
+        check_schema(json.loads(said), SCHEMA, VERSION, MANIFEST)
+    found = table.column_names
+    for missing in _schema():
+        if missing.name in _LATER and missing.name not in table.column_names:
+            table = table.append_column(missing, pa.nulls(len(table), missing.type))
     expected = [field.name for field in fields(ManifestRow)]
+    if sorted(table.column_names) == sorted(expected):
+        table = table.select(expected)
     if not table.schema.equals(_schema()):
-        raise ValueError(
-            f"{MANIFEST} has columns {table.schema.names}, expected {expected}; build bronze again"
-        )
+        raise ValueError(f"{MANIFEST} has columns {found}, expected {expected}; build bronze again")
     return [ManifestRow(**row) for row in table.to_pylist()]
 
 

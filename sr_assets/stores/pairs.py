@@ -15,8 +15,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from zarr.codecs import ZstdCodec
 
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.output_folder import OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.codecs import PictureDelta
+from sr_assets.stores.schema import schema_entry
+from sr_assets.stores.shard_coding import ShardCoder
 from sr_assets.stores.shards import ArraySpec, GroupReader, ShardWriter
 
 GROUP = "pairs.zarr"
@@ -93,6 +96,22 @@ def params_table(degradation: str, samples: Sequence[Sequence[SampleSteps]]) -> 
     return pa.Table.from_pylist(rows, schema=_PARAMS)
 
 
+@dataclass(frozen=True)
+class PairCoder:
+    """Makes the files of shards of a pair store; may be handed to another process."""
+
+    coder: ShardCoder
+
+    @property
+    def shards(self) -> tuple[range, ...]:
+        """The samples of each shard."""
+        return self.coder.shards
+
+    def encode(self, shard: int, lr: np.ndarray) -> dict[str, bytes]:
+        """The samples of one shard, uint8 [n, K, s, s, 3], as files."""
+        return self.coder.encode(shard, lr=lr)
+
+
 class PairWriter:
     """Writes a pair store, shard by shard; `shards[i]` are the samples of shard i.
 
@@ -123,19 +142,22 @@ class PairWriter:
                     chunk=(1, size, size, 3),
                     dtype="uint8",
                     axes=("patch", "variant", "y", "x", "channel"),
-                    filters=(PictureDelta(subtract_green=True, channel_axis=-1),),
+                    filters=(
+                        PictureDelta(subtract_green=True, channel_axis=-1, predictor="left_above"),
+                    ),
                     compressors=(ZstdCodec(level=1),),
                 )
             },
             max(1, min(_SHARD_SAMPLES, _SHARD_BYTES // (3 * size * size * variants))),
             {
-                "schema": {"name": SCHEMA, "version": VERSION},
+                "schema": schema_entry(SCHEMA, VERSION),
                 "size": size,
                 "variants": variants,
                 "provenance": dict(provenance),
             },
         )
         self.shards = self._writer.shards
+        self.coder = PairCoder(self._writer.coder)
 
     def finished(self, shard: int) -> bool:
         """Whether shard `shard` was written whole, in this run or an earlier one."""
@@ -143,7 +165,11 @@ class PairWriter:
 
     def write(self, shard: int, lr: np.ndarray) -> None:
         """Writes the samples `shards[shard]`, uint8 [n, K, s, s, 3]."""
-        self._writer.write(shard, lr=lr)
+        self.put(self.coder.encode(shard, lr))
+
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Writes what `coder` made of one shard, here or in another process."""
+        self._writer.put(files)
 
     def write_params(self, table: pa.Table) -> None:
         """Writes what was done to each sample, one row for each (index, variant)."""
@@ -180,6 +206,19 @@ class PairReader:
             DamagedStoreError: its checksum differs.
         """
         return self._group.read("lr", index, variant)
+
+    def lr_batch(
+        self,
+        indices: Sequence[int] | np.ndarray,
+        variants: Sequence[int] | np.ndarray,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """B samples (indices[i], variants[i]), uint8 [B, s, s, 3]; into `out` where it is given.
+
+        Raises:
+            IndexError, DamagedStoreError: as for `lr`.
+        """
+        return self._group.read_batch("lr", indices, variants, out=out)
 
     def params(self) -> pa.Table:
         """What was done to each sample, one row for each (index, variant)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,8 +20,11 @@ from typing import Any
 from filelock import FileLock
 from upath import UPath
 
+from sr_assets.disk import make_folder, sync_folder, sync_folders, told, write_synced
+from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import is_local, root_of
+from sr_assets.remote_files import explained, file_system, folders
+from sr_assets.storage import is_local, read_bytes, root_of
 from sr_assets.stores.numbering import next_version
 from sr_assets.stores.release_manifest import MANIFEST, FileEntry, Manifest, parse_manifest
 
@@ -107,11 +109,10 @@ def publish(
         final = folder / str(version)
         everything[MANIFEST] = record.model_dump_json(indent=1).encode() + b"\n"
         if is_local(final):
-            _write_local(Path(str(final)), everything)
+            with told(Path(str(final))):
+                _write_local(Path(str(final)), everything)
         else:
-            for name, data in everything.items():  # the manifest is the last one
-                (final / name).parent.mkdir(parents=True, exist_ok=True)
-                (final / name).write_bytes(data)
+            _write_remote(final, everything)
         return Release(final, record)
 
 
@@ -139,7 +140,7 @@ def read_release(folder: UPath) -> Release | None:
     """
     path = folder / MANIFEST
     try:
-        data = path.read_bytes()
+        data = read_bytes(path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Release(folder, parse_manifest(data, str(path)))
@@ -152,6 +153,8 @@ def _identity(files: Mapping[str, bytes]) -> str:
 
 def _folders(parent: UPath) -> list[UPath]:
     try:
+        if not is_local(parent):
+            return folders(parent)
         return sorted((f for f in parent.iterdir() if f.is_dir()), key=lambda f: f.name)
     except (FileNotFoundError, NotADirectoryError):
         return []
@@ -164,8 +167,10 @@ def _alone(folder: UPath) -> Iterator[None]:
         yield
         return
     local = Path(str(folder))
-    local.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(local / ".lock")):
+    with told(local):
+        make_folder(local)
+        lock = FileLock(str(local / ".lock")).acquire()
+    with lock:
         for leftover in local.glob(".*.partial"):
             shutil.rmtree(leftover)
         yield
@@ -176,14 +181,24 @@ def _write_local(final: Path, files: Mapping[str, bytes]) -> None:
     for name, data in files.items():
         target = partial / PurePosixPath(name)
         target.parent.mkdir(parents=True, exist_ok=True)
-        with target.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+        write_synced(target, data)
         target.chmod(0o444)  # a version is never changed
+    sync_folders(partial)
     partial.replace(final)
-    handle = os.open(final.parent, os.O_RDONLY)
+    sync_folder(final.parent)
+
+
+def _write_remote(final: UPath, files: Mapping[str, bytes]) -> None:
+    """Writes a version to an object store, its manifest last and only where there is none."""
+    fs = file_system(final)
+    *others, manifest = files
     try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        with explained(final):
+            for name in others:
+                fs.pipe_file(f"{final.path}/{name}", files[name])
+            fs.pipe_file(f"{final.path}/{manifest}", files[manifest], mode="create")
+    except FileExistsError as error:
+        raise StageError(
+            f"{final} was released by another machine meanwhile: release again, and check that "
+            f"version with `srd pull`"
+        ) from error

@@ -5,6 +5,8 @@ Where manifests are kept is `registry.py`; which version is next is `numbering.p
 
 from __future__ import annotations
 
+import contextlib
+import json
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -18,9 +20,12 @@ from pydantic import (
 )
 
 from sr_assets.lineage.stage import StageError
+from sr_assets.stores.schema import RELEASES, newer
 from sr_assets.stores.versions import Version, VersionText, parse_version
 
 MANIFEST = "manifest.json"
+#: 1 counted versions 1, 2, 3.
+FORMAT: Literal[2] = 2
 #: A manifest is read whole; a larger one is none (bytes).
 LARGEST_MANIFEST = 32 << 20
 
@@ -71,7 +76,9 @@ class Manifest(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    format: Literal[1, 2] = 2
+    format: Literal[1, 2] = FORMAT
+    needs: str | None = RELEASES["srd.release"][FORMAT - 1]
+    """The first release of sr-distillery that reads this; programs before the field leave it."""
     model: str
     version: Annotated[VersionText, BeforeValidator(_numbered)]
     kind: str
@@ -127,11 +134,25 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
     """The manifest that `data` holds.
 
     Raises:
-        StageError: it is damaged, or names files outside the folder; `where` is told.
+        StageError: it is damaged, written by a newer program, or names files outside the folder;
+            `where` is told.
     """
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
+        _refuse_newer(data, where)
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"]) or "the file"
         raise StageError(f"{where}: {field}: {first['msg']}; this release is damaged") from None
+
+
+def _refuse_newer(data: bytes, where: str) -> None:
+    """Raises StageError for a manifest of a later format: it is not damaged."""
+    found: object = None
+    with contextlib.suppress(ValueError):
+        found = json.loads(data)
+    if not isinstance(found, dict) or not isinstance(found.get("format"), int):
+        return
+    if found["format"] > FORMAT:
+        what = f"{where} is a release manifest of format {found['format']}"
+        raise StageError(newer(what, FORMAT, found.get("needs"))) from None

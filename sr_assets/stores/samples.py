@@ -1,26 +1,32 @@
-"""What training reads: random crops of several datasets, and whole held-out images.
+"""What training reads: batches of random crops of several datasets, in the integers of the stores.
 
 Every crop is a pure function of (seed, number), so a resumed run sees what an undisturbed one does;
-the draws are `augment.py`, the stores `patches.py`, `pairs.py` and `expert_cache.py`.
+the order is `sample_order.py`, the draws are `augment.py`, whole held-out images `held_out.py`.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 
 from sr_assets.recipe.training import Augment
-from sr_assets.stores.augment import ORDER, changed, draw_cut, draw_partner, generator
-from sr_assets.stores.expert_cache import CacheReader, dequantise, dequantise_features
-from sr_assets.stores.kept import KeptArrays
+from sr_assets.stores.augment import Cuts, changed, draw_cuts, draw_partner
+from sr_assets.stores.expert_cache import CacheReader
+from sr_assets.stores.held_out import HeldOutImage, held_out_images
 from sr_assets.stores.pairs import PairReader
 from sr_assets.stores.patches import TRAIN, VALIDATION, PatchReader
+from sr_assets.stores.sample_order import Places, SampleOrder
 
 #: HR patch, uint8 [S, S, 3], and the name of one look at it -> another LR, uint8 [s, s, 3].
 Fresh = Callable[[np.ndarray, str], np.ndarray]
+#: Shape and type of an array of a batch -> memory for it, such as page-locked memory.
+Empty = Callable[[tuple[int, ...], np.dtype], np.ndarray]
+Maps = dict[str, np.ndarray]
+
+_SCALE = "scale/"  # as sr_models/training/stored.py knows it
 
 
 class NoSamplesError(ValueError):
@@ -35,40 +41,6 @@ class DatasetStores:
     patches: PatchReader
     pairs: PairReader
     caches: Mapping[str, CacheReader] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Tile:
-    """One validation patch: where it lies in its image (HR px) and what is known about it."""
-
-    y: int
-    x: int
-    hr: np.ndarray
-    """uint8 [S, S, 3]"""
-    lr: np.ndarray
-    """float32 [3, s, s] in [0, 1]"""
-    sr: Mapping[str, np.ndarray]
-    """Name of a cached network -> float32 [3, S, S], not clamped."""
-    features: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Name of a cached network -> float32 [C, s, s]."""
-
-
-@dataclass(frozen=True)
-class _Stored:
-    """One planar map of a sample in the integers of its store, and what they stand for."""
-
-    values: np.ndarray
-    """uint8 or int16 [3, H, W]; int8 [C, h, w] for features."""
-    scale: np.ndarray | None = None
-    """float32 [C] of features."""
-
-    def floating(self, values: np.ndarray) -> np.ndarray:
-        """float32 of (a crop of) the values: pictures in [0, 1], SR and features as they were."""
-        if self.scale is not None:
-            return dequantise_features(values, self.scale)
-        if values.dtype == np.uint8:
-            return values.astype(np.float32) / np.float32(255)
-        return dequantise(values)
 
 
 class TrainingSamples:
@@ -105,11 +77,7 @@ class TrainingSamples:
             raise NoSamplesError("training needs at least one dataset")
         self.names = tuple(self.datasets[0].caches)
         for dataset in self.datasets:
-            if set(dataset.caches) != set(self.names):
-                raise ValueError(
-                    f"dataset {dataset.name} has caches of {sorted(dataset.caches)}, "
-                    f"{self.datasets[0].name} of {sorted(self.names)}"
-                )
+            _demand_alike(dataset, self.datasets[0])
             for name in self.features:
                 _demand_features(dataset, name)
         if self.names and fresh:
@@ -121,19 +89,22 @@ class TrainingSamples:
                 f"train.augment.{self.augment.photometric[0]} changes LR, and the cached pictures "
                 f"of {', '.join(self.names)} would not follow: set it to 0"
             )
-        self._index = np.concatenate([_training_index(i, d) for i, d in enumerate(self.datasets)])
-        if not len(self._index):
+        splits = [dataset.patches.split for dataset in self.datasets]
+        self._order = SampleOrder(
+            [np.flatnonzero(split == TRAIN) for split in splits],
+            [dataset.pairs.variants for dataset in self.datasets],
+        )
+        if not len(self._order):
             raise NoSamplesError(f"no patch of {self._named()} is in the training split")
-        if not any((dataset.patches.split == VALIDATION).any() for dataset in self.datasets):
+        if not any((split == VALIDATION).any() for split in splits):
             raise NoSamplesError(f"no patch of {self._named()} is in the validation split")
-        self._order: tuple[tuple[int, int], np.ndarray] | None = None
-        self._kept = KeptArrays()
+        self._spare = threading.local()
 
     def __len__(self) -> int:
         """Samples in one epoch."""
-        return len(self._index)
+        return len(self._order)
 
-    def batch(self, number: int, size: int, crop: int, seed: int) -> dict[str, np.ndarray]:
+    def batch(self, number: int, size: int, crop: int, seed: int, empty: Empty = np.empty) -> Maps:
         """Batch `number` of an endless run; the same arguments give the same arrays.
 
         Samples come in a new random order each epoch; the batch that ends an epoch goes on into the
@@ -146,149 +117,175 @@ class TrainingSamples:
             size: samples in the batch.
             crop: side of the LR crop, at most that of an LR patch less its margins.
             seed: of the order and of every augmentation.
+            empty: where the arrays of the batch lie.
 
         Returns:
-            "lr" float32 [size, 3, crop, crop]; "hr" and one "sr/<name>" for each cached network,
-            float32 [size, 3, crop * scale, crop * scale]; one "features/<name>" float32
-            [size, C, crop, crop] for each that is asked for. LR and HR are in [0, 1], a little
-            outside with `augment.photometric`; SR is not clamped.
+            "lr" uint8 [size, 3, crop, crop]; "hr" uint8 and one "sr/<name>" for each cached
+            network, [size, 3, crop * scale, crop * scale]; one "features/<name>"
+            [size, C, crop, crop] for each that is asked for. SR and features are as stored,
+            integers with the float32 array "scale/<map>", [size, 1] or [size, C], beside them, or
+            float32 without: see `sr_models/training/stored.py`. With photometric augmentation "lr"
+            and "hr" are float32, a little outside [0, 1].
 
         Raises:
             ValueError: `crop` is larger than what the margin leaves of an LR patch.
         """
-        batch: dict[str, np.ndarray] = {}
-        for slot in range(size):
-            for key, values in self._sample(number * size + slot, crop, seed).items():
+        positions = np.arange(number * size, (number + 1) * size)
+        if self.augment.photometric:
+            pairs = self._changed(positions, crop, seed)
+            return {
+                key: np.stack([pair[side] for pair in pairs])
+                for side, key in enumerate(("lr", "hr"))
+            }
+        batch: Maps = {}
+        for slots, maps, cuts in self._read(positions, crop, seed):
+            side = maps["lr"].shape[-1]
+            for key, values in maps.items():
+                scale = key.startswith(_SCALE)
+                factor = 1 if scale else values.shape[-1] // side
+                shape = values.shape[1:] if scale else (values.shape[1], *(crop * factor,) * 2)
                 if key not in batch:
-                    batch[key] = np.empty((size, *values.shape), np.float32)
-                batch[key][slot] = values
+                    batch[key] = empty((size, *shape), values.dtype)
+                if scale:
+                    batch[key][slots] = values
+                    continue
+                for row, slot in enumerate(slots.tolist()):
+                    cuts.into(row, values[row], factor, batch[key][slot])
         return batch
 
     def sample(self, position: int, seed: int) -> tuple[int, int, int]:
         """(dataset, patch, variant) at `position` of the endless run."""
-        epoch, offset = divmod(position, len(self._index))
-        if self._order is None or self._order[0] != (seed, epoch):
-            self._order = (seed, epoch), generator(seed, ORDER, epoch).permutation(len(self))
-        dataset, patch, variant = self._index[self._order[1][offset]]
-        return int(dataset), int(patch), int(variant)
+        at = self._order.at(np.array([position]), seed)
+        return int(at.dataset[0]), int(at.patch[0]), int(at.variant[0])
+
+    def validation_images(self) -> Iterator[HeldOutImage]:
+        """The held-out images of all datasets, one after the other."""
+        for number, dataset in enumerate(self.datasets):
+            yield from held_out_images(number, dataset.name, dataset.patches)
+
+    def held_out(self, image: HeldOutImage, patches: slice) -> Maps:
+        """Some patches of a held-out image with the first variant of their LR, whole.
+
+        Returns:
+            As `batch`, but for the size: no crops.
+        """
+        indices = image.patches[patches]
+        return self._stored(image.dataset, indices, np.zeros_like(indices), {}, None)
 
     def _named(self) -> str:
         return ", ".join(dataset.name for dataset in self.datasets)
 
-    def _sample(self, position: int, crop: int, seed: int) -> dict[str, np.ndarray]:
-        found = self._cut(position, crop, seed)
-        if not self.augment.photometric:
-            return found
-        pair = self._changed(found, position, crop, seed)
-        partner = draw_partner(self.augment, len(self), seed, position)
-        if partner:
-            from sr_models.training.augment import mixup
+    def _read(
+        self, positions: np.ndarray, crop: int, seed: int
+    ) -> Iterator[tuple[np.ndarray, Maps, Cuts]]:
+        """For each dataset: which of the positions are its own, their whole maps, and the cuts."""
+        places = self._order.at(positions, seed)
+        for number in np.unique(places.dataset):
+            slots = np.flatnonzero(places.dataset == number)
+            looks = self._looks(places, slots, positions, seed) if self._fresh else None
+            patches, variants = places.patch[slots], places.variant[slots]
+            maps = self._stored(number, patches, variants, self._spare.__dict__, looks)
+            side = maps["lr"].shape[-1]
+            yield slots, maps, draw_cuts(self.augment, side, crop, seed, positions[slots])
 
-            beside, weight = partner
-            other = self._changed(self._cut(beside, crop, seed), beside, crop, seed)
-            pair = mixup(pair, other, weight)
-        return dict(zip(("lr", "hr"), pair, strict=True))
-
-    def _cut(self, position: int, crop: int, seed: int) -> dict[str, np.ndarray]:
-        number, patch, variant = self.sample(position, seed)
-        look = f"{seed}:{position // len(self)}:{self.datasets[number].name}:{patch}:{variant}"
-        stored = self._stored(number, patch, variant, look)
-        side = stored["lr"].values.shape[-1]
-        cut = draw_cut(self.augment, side, crop, seed, position)
-        return {  # cut first, as integers: only what is kept becomes floating
-            key: one.floating(cut.of(one.values, one.values.shape[-1] // side))
-            for key, one in stored.items()
-        }
+    def _looks(
+        self, places: Places, slots: np.ndarray, positions: np.ndarray, seed: int
+    ) -> list[str]:
+        epochs, rows = positions // len(self), slots.tolist()
+        return [
+            f"{seed}:{epochs[row]}:{self.datasets[places.dataset[row]].name}:"
+            f"{places.patch[row]}:{places.variant[row]}"
+            for row in rows
+        ]
 
     def _changed(
-        self, pair: Mapping[str, np.ndarray], position: int, crop: int, seed: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        return changed(self.augment, pair["lr"], pair["hr"], self.scale, crop, seed, position)
+        self, positions: np.ndarray, crop: int, seed: int
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """LR and HR of each position after every photometric augmentation, float32."""
+        from sr_models.training.augment import mixup
+
+        told = positions.tolist()
+        drawn = {p: draw_partner(self.augment, len(self), seed, p) for p in told}
+        wanted = np.array([*told, *(partner[0] for partner in drawn.values() if partner)])
+        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        for slots, maps, cuts in self._read(wanted, crop, seed):
+            for row, position in enumerate(wanted[slots].tolist()):
+                lr, hr = (
+                    _cut(maps[key][row], cuts, row, factor).astype(np.float32) / np.float32(255)
+                    for key, factor in (("lr", 1), ("hr", self.scale))
+                )
+                found[position] = changed(self.augment, lr, hr, self.scale, crop, seed, position)
+        return [
+            mixup(found[position], found[partner[0]], partner[1]) if partner else found[position]
+            for position, partner in drawn.items()
+        ]
 
     def _stored(
-        self, number: int, patch: int, variant: int, look: str | None = None
-    ) -> dict[str, _Stored]:
-        """All maps of one sample, from memory where they are there; LR anew for a named look."""
-        dataset, keep = self.datasets[number], self._kept.get
-        (hr,) = keep((number, "hr", patch), lambda: (dataset.patches.hr(patch),))
-        if self._fresh and look is not None:
-            lr = self._fresh(hr, look)
-        else:
-            read_lr = partial(_lr, dataset.pairs, patch, variant)
-            (lr,) = keep((number, "lr", patch, variant), read_lr)
-        found = {"lr": _Stored(lr.transpose(2, 0, 1)), "hr": _Stored(hr.transpose(2, 0, 1))}
-        for name, cache in dataset.caches.items():
-            read_sr = partial(_sr, cache, patch, variant)
-            found[f"sr/{name}"] = _Stored(*keep((number, "sr", name, patch, variant), read_sr))
-        for name in self.features:
-            read = partial(dataset.caches[name].features_stored, patch, variant)
-            where = (number, "features", name, patch, variant)
-            found[f"features/{name}"] = _Stored(*keep(where, read))
-        return found
+        self,
+        number: int,
+        patches: np.ndarray,
+        variants: np.ndarray,
+        spare: dict[str, np.ndarray],
+        looks: list[str] | None,
+    ) -> Maps:
+        """All maps of some samples of one dataset, read into `spare` memory where there is any.
 
-    def validation_images(self) -> Iterator[tuple[str, list[Tile]]]:
-        """The held-out images, one after the other: "<dataset>/<path>" and its tiles.
-
-        Tiles do not overlap; each carries the first variant of its LR.
+        Args:
+            number: of the dataset.
+            patches, variants: int64 [B].
+            spare: arrays of earlier calls by name, which are overwritten.
+            looks: name of each look, for LR that is made anew.
         """
-        for number, dataset in enumerate(self.datasets):
-            patches = dataset.patches
-            held_out = np.flatnonzero(patches.split == VALIDATION)
-            for image in np.unique(patches.image[held_out]):
-                members = held_out[patches.image[held_out] == image]
-                tiles = [self._tile(number, int(n)) for n in members]
-                yield f"{dataset.name}/{patches.images[int(image)]}", tiles
+        dataset, count = self.datasets[number], len(patches)
 
-    def _tile(self, number: int, n: int) -> Tile:
-        patches, stored = self.datasets[number].patches, self._stored(number, n, 0)
-        whole = {key: one.floating(one.values) for key, one in stored.items() if key != "hr"}
-        return Tile(
-            y=int(patches.y[n]),
-            x=int(patches.x[n]),
-            hr=stored["hr"].values.transpose(1, 2, 0),
-            lr=whole["lr"],
-            sr={name: whole[f"sr/{name}"] for name in self.names},
-            features={name: whole[f"features/{name}"] for name in self.features},
+        def room(key: str) -> np.ndarray | None:
+            kept = spare.get(f"{number}/{key}")
+            return None if kept is None or len(kept) < count else kept[:count]
+
+        def keep(key: str, read: np.ndarray) -> np.ndarray:
+            if room(key) is None:
+                spare[f"{number}/{key}"] = read
+            return read
+
+        hr = keep("hr", dataset.patches.hr_batch(patches, room("hr")))
+        if self._fresh and looks is not None:
+            lr = np.stack([self._fresh(one, look) for one, look in zip(hr, looks, strict=True)])
+        else:
+            lr = keep("lr", dataset.pairs.lr_batch(patches, variants, room("lr")))
+        maps = {"lr": lr.transpose(0, 3, 1, 2), "hr": hr.transpose(0, 3, 1, 2)}
+        for name, cache in dataset.caches.items():
+            key = f"sr/{name}"
+            maps[key] = keep(key, cache.sr_stored_batch(patches, variants, room(key)))
+            if cache.sr_step is not None:
+                maps[_SCALE + key] = np.full((count, 1), cache.sr_step, np.float32)
+        for name in self.features:
+            key, cache = f"features/{name}", dataset.caches[name]
+            values, scale = cache.features_stored_batch(patches, variants, room(key))
+            maps[key] = keep(key, values)
+            if scale is not None:
+                maps[_SCALE + key] = scale
+        return maps
+
+
+def _cut(picture: np.ndarray, cuts: Cuts, row: int, factor: int) -> np.ndarray:
+    side = int(cuts.side[row]) * factor
+    out = np.empty((len(picture), side, side), picture.dtype)
+    cuts.into(row, picture, factor, out)
+    return out
+
+
+def _demand_alike(dataset: DatasetStores, first: DatasetStores) -> None:
+    if set(dataset.caches) != set(first.caches):
+        raise ValueError(
+            f"dataset {dataset.name} has caches of {sorted(dataset.caches)}, "
+            f"{first.name} of {sorted(first.caches)}"
         )
-
-
-def assemble(tiles: Sequence[Tile], pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Puts the pictures of an image's tiles together.
-
-    Args:
-        tiles: of one image, not overlapping.
-        pictures: one [S, S, 3] for each tile, all of one dtype.
-
-    Returns:
-        [H, W, 3]: the smallest rectangle around all tiles; what no tile covers is 0.
-    """
-    top, left = min(t.y for t in tiles), min(t.x for t in tiles)
-    height = max(t.y + p.shape[0] for t, p in zip(tiles, pictures, strict=True)) - top
-    width = max(t.x + p.shape[1] for t, p in zip(tiles, pictures, strict=True)) - left
-    whole = np.zeros((height, width, 3), pictures[0].dtype)
-    for tile, picture in zip(tiles, pictures, strict=True):
-        y, x = tile.y - top, tile.x - left
-        whole[y : y + picture.shape[0], x : x + picture.shape[1]] = picture
-    return whole
-
-
-def _training_index(number: int, dataset: DatasetStores) -> np.ndarray:
-    """int64 [samples, 3]: (dataset, patch, variant) of every training sample of one dataset."""
-    patches = np.flatnonzero(dataset.patches.split == TRAIN)
-    variants = dataset.pairs.variants
-    index = np.empty((len(patches) * variants, 3), np.int64)
-    index[:, 0] = number
-    index[:, 1] = np.repeat(patches, variants)
-    index[:, 2] = np.tile(np.arange(variants), len(patches))
-    return index
-
-
-def _lr(pairs: PairReader, patch: int, variant: int) -> tuple[np.ndarray]:
-    return (pairs.lr(patch, variant),)
-
-
-def _sr(cache: CacheReader, patch: int, variant: int) -> tuple[np.ndarray]:
-    return (cache.sr_stored(patch, variant),)
+    for name, cache in dataset.caches.items():
+        if cache.sr_step != first.caches[name].sr_step:
+            raise ValueError(
+                f"the caches of {name} for {dataset.name} and {first.name} have different presets: "
+                "build both again"
+            )
 
 
 def _demand_features(dataset: DatasetStores, name: str) -> None:

@@ -5,9 +5,10 @@ What the arrays mean is said in `patches.py`, `pairs.py` and `expert_cache.py`.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from zarr.abc.codec import ArrayArrayCodec, BytesBytesCodec
 from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.storage import MemoryStore
 
-from sr_assets.storage import OutputFolder
+from sr_assets.output_folder import OutputFolder
+from sr_assets.stores.chunk_bytes import ChunkBytes, chunk_bytes
 from sr_assets.stores.hashing import HashingStore, reader_store
+from sr_assets.stores.schema import check_schema
+from sr_assets.stores.shard_bytes import ShardedArray, ShardError, sharded_array
+from sr_assets.stores.shard_coding import ArrayCoder, ShardCoder
 
 
 class DamagedStoreError(OSError):
@@ -34,7 +39,8 @@ class ArraySpec:
         chunk: of one chunk, the unit of a random read; divides `shape`.
         dtype: numpy name of the type.
         axes: names of all axes, the samples' included.
-        filters, compressors: Zarr codecs. A checksum always follows them.
+        filters, compressors: Zarr codecs: at most a `PictureDelta`, and at most one of zstd and
+            Blosc. A checksum always follows them.
     """
 
     shape: tuple[int, ...]
@@ -51,7 +57,8 @@ class ShardWriter:
     A shard is the file of one array for `samples_per_shard` consecutive samples. Each is written in
     one step, so that a killed run loses the shard it was writing and nothing else; what an earlier
     run finished is kept when its layout is the same and removed when it is not. Different shards
-    may be written from different threads.
+    may be written from different threads, and be coded by other processes, to which `coder` may be
+    handed.
 
     Args:
         folder: where to write.
@@ -73,14 +80,14 @@ class ShardWriter:
         attributes: Mapping[str, Any],
         columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
-        self._specs = dict(arrays)
+        self._folder, self._group = folder, group
         columns = columns or {}
         step = max(1, min(samples_per_shard, count))
         self.shards = [range(a, min(a + step, count)) for a in range(0, count, step)]
         self._store = HashingStore(folder, group)
         described: dict[str, Any] = {}
         memory = zarr.create_group(MemoryStore(described), attributes=dict(attributes))
-        for name, spec in self._specs.items():
+        for name, spec in arrays.items():
             memory.create_array(
                 name,
                 shape=(count, *spec.shape),
@@ -106,49 +113,39 @@ class ShardWriter:
                 dimension_names=("sample",),
             )
         self._write_layout(folder, group, {k: v.to_bytes() for k, v in described.items()})
-        self._arrays = {
-            name: zarr.open_array(self._store, path=name, mode="r+").with_config(
-                {"write_empty_chunks": True}
-            )
-            for name in (*self._specs, *columns)
-        }
+        self.coder = ShardCoder(
+            tuple(self.shards),
+            {
+                name: ArrayCoder(
+                    spec.shape,
+                    spec.dtype,
+                    step * math.prod(spec.shape) // math.prod(spec.chunk),
+                    _coding(memory[name]),
+                )
+                for name, spec in arrays.items()
+            },
+        )
         for name, values in columns.items():
             if count and not self._store.finished(f"{name}/c/0"):
-                self._arrays[name][:] = values
+                array = zarr.open_array(self._store, path=name, mode="r+")
+                array.with_config({"write_empty_chunks": True})[:] = values
 
     def finished(self, shard: int) -> bool:
         """Whether every array's file of this shard is there, from this run or an earlier one."""
-        return all(self._store.finished(self._key(name, shard)) for name in self._specs)
+        return all(self._store.finished(key) for key in self.coder.keys(shard).values())
 
     def write(self, shard: int, **arrays: np.ndarray) -> None:
-        """Writes one shard of every array.
-
-        Args:
-            shard: index into `shards`.
-            arrays: by name, [len(shards[shard]), *spec.shape] of exactly the specified type.
+        """Writes one shard of every array; the arguments are those of `ShardCoder.encode`.
 
         Raises:
             ValueError: an array is missing, unknown or of another shape or type.
         """
-        samples = self.shards[shard]
-        if arrays.keys() != self._specs.keys():
-            raise ValueError(
-                f"shard {shard} needs {sorted(self._specs)}, was given {sorted(arrays)}"
-            )
-        for name, spec in self._specs.items():
-            values, shape = arrays[name], (len(samples), *spec.shape)
-            if values.shape != shape or values.dtype != np.dtype(spec.dtype):
-                raise ValueError(
-                    f"{name} of shard {shard} is {values.dtype} {values.shape}, "
-                    f"expected {spec.dtype} {shape}"
-                )
-        for name in self._specs:
-            self._arrays[name][samples.start : samples.stop] = arrays[name]
-        if not self.finished(shard):
-            raise OSError(f"shard {shard} of {self._store} was written but no file came of it")
+        self.put(self.coder.encode(shard, **arrays))
 
-    def _key(self, name: str, shard: int) -> str:
-        return f"{name}/c/{shard}" + "/0" * len(self._specs[name].shape)
+    def put(self, files: Mapping[str, bytes]) -> None:
+        """Writes what `coder` made of one shard, here or in another process."""
+        for name, data in files.items():
+            self._folder.write_bytes(f"{self._group}/{name}", data)
 
     def _write_layout(self, folder: OutputFolder, group: str, files: Mapping[str, bytes]) -> None:
         same = {
@@ -165,11 +162,19 @@ class ShardWriter:
                 folder.write_bytes(f"{group}/{key}", data, content=key != "zarr.json")
 
 
+def _coding(array: Any) -> ChunkBytes:
+    coding = chunk_bytes(array.chunks, array.dtype, array.metadata.codecs[0].codecs)
+    if coding is None:
+        raise ValueError(f"array {array.name} has codecs that a shard is not written with")
+    return coding
+
+
 class GroupReader:
     """Reads samples of one Zarr group that `ShardWriter` wrote.
 
     Metadata is read once for each process: a reader may be handed to a worker process, forked or
-    pickled, and be shared by threads. This is the only place that decides how bytes are fetched.
+    pickled, and be shared by threads. This is the only place that decides how bytes are fetched:
+    single samples directly from their shard, everything else through Zarr.
 
     Args:
         path: of the group.
@@ -177,18 +182,16 @@ class GroupReader:
         version: of that schema.
 
     Raises:
-        DamagedStoreError: there is no such group, or it is of another schema.
+        DamagedStoreError: there is no such group.
+        SchemaError: it is of a schema that the caller does not understand.
     """
 
     def __init__(self, path: UPath, schema: str | None = None, version: int = 1) -> None:
         self.path = path
-        self._opened: tuple[int, zarr.Group, dict[str, zarr.Array]] | None = None
-        self.attributes: dict[str, Any] = self._open()[0].attrs.asdict()
-        found = self.attributes.get("schema")
-        if schema and found != {"name": schema, "version": version}:
-            raise DamagedStoreError(
-                f"{path} has schema {found}, expected {schema} version {version}: build it again"
-            )
+        self._opened: _Opened | None = None
+        self.attributes: dict[str, Any] = self._open().group.attrs.asdict()
+        if schema:
+            check_schema(self.attributes.get("schema"), schema, version, path)
 
     def array(self, name: str) -> zarr.Array:
         """One array of the group.
@@ -196,16 +199,16 @@ class GroupReader:
         Raises:
             DamagedStoreError: the group has no such array.
         """
-        group, arrays = self._open()
-        if name not in arrays:
-            found = group.get(name)
+        opened = self._open()
+        if name not in opened.arrays:
+            found = opened.group.get(name)
             if not isinstance(found, zarr.Array):
                 raise DamagedStoreError(f"{self.path} has no array {name}: build it again")
-            arrays[name] = found
-        return arrays[name]
+            opened.arrays[name] = found
+        return opened.arrays[name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._open()[0]
+        return name in self._open().group
 
     def read(self, name: str, *index: int | slice) -> np.ndarray:
         """Part of one array, with every checksum on the way verified.
@@ -214,13 +217,58 @@ class GroupReader:
             IndexError: outside the array.
             DamagedStoreError: a checksum differs or a file is missing.
         """
+        single = [[i] for i in index if not isinstance(i, slice)]
+        if len(single) < len(index):
+            return self._read_by_zarr(name, index)
+        return self.read_batch(name, *single)[0]
+
+    def read_batch(
+        self, name: str, *indices: Sequence[int] | np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """B samples of one array, with every checksum on the way verified.
+
+        Args:
+            name: of the array.
+            indices: integers [B] on the first axis, and on as many of the next as are given.
+            out: [B, ...], contiguous, of the array's type; a new array when left out.
+
+        Returns:
+            [B, ...]: `out`, where it was given.
+
+        Raises:
+            IndexError: outside the array.
+            DamagedStoreError: a checksum differs or a file is missing.
+        """
         array = self.array(name)
-        # Not strict: an index may leave out the last axes.
-        for axis, (i, length) in enumerate(zip(index, array.shape, strict=False)):
-            if not isinstance(i, slice) and not 0 <= i < length:
-                raise IndexError(f"{name}: index {i} on axis {axis} of length {length}")
+        shape = array.shape
+        # Plain integers: for the few samples of a batch, numpy takes longer than a read. They are
+        # on the first axes: lengths are left over.
+        columns = [np.asarray(axis).tolist() for axis in indices]
+        for axis, (column, length) in enumerate(zip(columns, shape, strict=False)):
+            for index in column:
+                if not 0 <= index < length:
+                    raise IndexError(f"{name}: index {index} on axis {axis} of length {length}")
+        places = list(zip(*columns, strict=True))
+        if out is None:
+            out = np.empty((len(places), *shape[len(columns) :]), array.dtype)
+        direct = self._direct(name)
+        if direct is None or not direct.single(len(columns)):
+            for row, place in enumerate(places):
+                out[row] = self._read_by_zarr(name, place)
+            return out
         try:
-            return np.asarray(array[tuple(index)])
+            direct.read(places, out)
+        except ShardError as error:
+            raise DamagedStoreError(
+                f"{self.path}/{name}: {error.place} is damaged ({error.reason}): "
+                "delete its output and build again"
+            ) from error
+        return out
+
+    def _read_by_zarr(self, name: str, index: tuple[int | slice, ...]) -> np.ndarray:
+        array = self.array(name)
+        try:
+            return np.asarray(array[index])
         except (ValueError, RuntimeError, OSError) as error:
             where = ", ".join(map(str, index))
             raise DamagedStoreError(
@@ -228,18 +276,35 @@ class GroupReader:
                 "delete its output and build again"
             ) from error
 
-    def _open(self) -> tuple[zarr.Group, dict[str, zarr.Array]]:
+    def _direct(self, name: str) -> ShardedArray | None:
+        opened = self._open()
+        if name not in opened.direct:
+            opened.direct[name] = sharded_array(self.path / name, self.array(name))
+        return opened.direct[name]
+
+    def _open(self) -> _Opened:
         # No lock: a fork could copy it locked. Threads that race here open the group twice.
-        if self._opened is None or self._opened[0] != os.getpid():
+        opened = self._opened
+        if opened is None or opened.process != os.getpid():
             try:
                 group = zarr.open_group(reader_store(self.path), mode="r")
             except FileNotFoundError as error:
                 raise DamagedStoreError(f"{self.path} is no Zarr group: build it again") from error
-            self._opened = os.getpid(), group, {}
-        return self._opened[1:]
+            self._opened = opened = _Opened(os.getpid(), group)
+        return opened
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "attributes": self.attributes}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _opened=None)
+
+
+@dataclass
+class _Opened:
+    """What one process has opened of a group."""
+
+    process: int
+    group: zarr.Group
+    arrays: dict[str, zarr.Array] = field(default_factory=dict)
+    direct: dict[str, ShardedArray | None] = field(default_factory=dict)

@@ -8,30 +8,63 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import zarr
 
-from sr_assets.storage import LEFTOVERS, MARKER, Output, is_local
+from sr_assets.output_folder import LEFTOVERS
+from sr_assets.storage import MARKER, Output, is_local
 from sr_assets.stores.hashing import reader_store
 
 Recompute = Callable[[Sequence[int]], Iterable[str]]
 
 
+@dataclass(frozen=True)
+class Share:
+    """How many of the entries of an output to make again: a number of them, or a percentage."""
+
+    amount: float
+    percent: bool = False
+
+    def of(self, count: int) -> list[int]:
+        """Which of `count` entries: as many as asked for, rounded up, spread evenly."""
+        wanted = math.ceil(count * self.amount / 100) if self.percent else int(self.amount)
+        wanted = min(wanted, count)
+        return [i * count // wanted for i in range(wanted)]
+
+
+def parse_share(text: str) -> Share:
+    """`8` is eight entries of each output, `1%` one of a hundred.
+
+    Raises:
+        ValueError: it is neither a whole number from 0 nor a percentage from 0 to 100.
+    """
+    number = text.strip().removesuffix("%")
+    percent = number != text.strip()
+    try:
+        amount = float(number) if percent else int(number)
+    except ValueError:
+        amount = -1
+    if not 0 <= amount <= (100 if percent else math.inf):
+        raise ValueError(f"{text!r} is neither a count such as 8 nor a percentage such as 1%")
+    return Share(amount, percent)
+
+
 def verify_output(
     output: Output,
-    sample: int,
     recompute: Recompute | None = None,
+    share: Share = Share(0),
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
     """Compares an output with its marker and every chunk with its checksum.
 
     Args:
-        output: what to verify.
-        sample: how many of its entries to make again, spread evenly over the output.
+        output: what to verify; it need not be whole.
         recompute: makes the entries of the given indices again and yields a line for each that
             differs; None when the output cannot be made again.
+        share: how many of its entries to make again, spread evenly over the output.
         progress: told the bytes of each file once it is verified; they add up to `output_bytes`.
 
     Returns:
@@ -52,9 +85,8 @@ def verify_output(
             progress(entry["size"])
     differences += [f"{name}: no such file, though its array needs it" for name in chunks]
     differences.extend(_strangers(output))
-    if recompute and sample > 0 and count:
-        wanted = min(sample, count)
-        differences.extend(recompute([i * count // wanted for i in range(wanted)]))
+    if recompute and (indices := share.of(count)):
+        differences.extend(recompute(indices))
     return differences
 
 
