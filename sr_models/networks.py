@@ -16,6 +16,7 @@ from spandrel import MAIN_REGISTRY, UnsupportedModelError
 from torch import nn
 
 from sr_models import plugin
+from sr_models.one_line import one_line
 from sr_models.registry import get_architecture, modules, unknown
 from sr_models.spandrel_architectures import NAMES
 
@@ -215,7 +216,7 @@ def _check_told_again(architecture: str, module: nn.Module, scale: int) -> None:
         except (RuntimeError, ValueError, AssertionError, KeyError, TypeError) as error:
             raise ValueError(
                 f"{architecture}: spandrel cannot load weights of these `args` again: "
-                f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
+                f"{one_line(error)}"
             ) from error
     if type(loaded.model) is not type(module):
         raise ValueError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sr_models.degradations.compiled import compiled, inlined
+from sr_models.compiled import compiled, inlined
 from sr_models.degradations.separable import separate
 
 #: Largest sum of |difference| between the kernel and what is applied. The differences sum to 0, so

@@ -13,7 +13,7 @@ from functools import cache
 
 import numpy as np
 
-from sr_models.degradations.compiled import compiled
+from sr_models.compiled import compiled
 from sr_models.degradations.random_words import ULP, fill, rare, seeds_from, uniform
 
 #: Words that are made at a time; they stay in the first-level cache.

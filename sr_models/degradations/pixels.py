@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sr_models.degradations.compiled import compiled
+from sr_models.compiled import compiled
 
 
 def to_planes(pixels: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sr_models.degradations.compiled import compiled
+from sr_models.compiled import compiled
 
 #: xoshiro256++ generators that run side by side, for the vector units; the last one is for the
 #: draws that are rarely needed.

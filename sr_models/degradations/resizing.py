@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from sr_models.degradations.compiled import compiled
+from sr_models.compiled import compiled
 
 #: Names of the methods.
 METHODS = ("nearest", "bilinear", "bicubic", "area", "lanczos")

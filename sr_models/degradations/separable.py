@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sr_models.degradations.compiled import compiled
+from sr_models.compiled import compiled
 
 #: Sweeps of Jacobi rotations; the error is measured afterwards, so that they need not converge.
 _SWEEPS = 12

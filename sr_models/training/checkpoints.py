@@ -101,11 +101,15 @@ def write_atomically(path: Path, data: bytes) -> None:
     """Write `data` so that after a crash at any moment `path` is the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)  # half a file on a full disk
+        raise
     if os.name == "posix":  # elsewhere a folder cannot be opened, and renames are journalled
         folder = os.open(path.parent, os.O_RDONLY)
         try:

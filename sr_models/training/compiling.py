@@ -10,6 +10,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from sr_models.one_line import one_line
+
 
 def compiled(network: nn.Module, device: torch.device) -> nn.Module:
     """A compiled view of `network`: the same parameters, so that `network` keeps its names.
@@ -19,7 +21,7 @@ def compiled(network: nn.Module, device: torch.device) -> nn.Module:
     try:
         torch.compile(_probe)(torch.ones(2, device=device))
     except Exception as error:  # Dynamo, Inductor and Triton share no base class
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         raise ValueError(
             f"compile: torch.compile does not work on {device.type} here ({reason}): install a C++ "
             "compiler (for a GPU also Triton), or set compile to false"

@@ -54,12 +54,14 @@ def require_finite(
 
 
 def publish(
-    writer: SummaryWriter,
+    writer: SummaryWriter | None,
     report: Callable[[int, Mapping[str, float]], None],
     step: int,
     numbers: Mapping[str, float],
 ) -> None:
-    """Draw `numbers` at `step` in TensorBoard and report them."""
+    """Draw `numbers` at `step` in TensorBoard and report them; nothing without a writer."""
+    if writer is None:
+        return
     for name, value in numbers.items():
         writer.add_scalar(name, value, step)
     report(step, numbers)

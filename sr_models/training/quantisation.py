@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sr_models import processes
 from sr_models.training.plain_branches import merge_branches, restore_branches
 
 #: Layer -> lowest and highest value of its input, then of its output.
@@ -155,7 +156,8 @@ def _followed(layer: nn.Module, x: Tensor, start: int) -> Tensor:
     ranges: Tensor = layer.get_buffer(RANGES)[start : start + 2]
     if layer.training:
         low, high = x.detach().aminmax()
-        seen = torch.stack((low.clamp(max=0.0), high.clamp(min=0.0))).to(ranges)
+        beyond = torch.stack((-low.clamp(max=0.0), high.clamp(min=0.0)))
+        seen = processes.largest(beyond).to(ranges) * ranges.new_tensor((-1, 1))
         # A range that holds nothing is one that has met no batch yet.
         ranges.copy_(torch.where(ranges.any(), ranges.lerp(seen, _MOMENTUM), seen))
     return ranges.clone()

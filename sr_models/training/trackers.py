@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
+from sr_models.one_line import one_line
+
 Tracker = Literal["wandb", "trackio"]
 Report = Callable[[int, Mapping[str, float]], None]
 
@@ -47,7 +49,7 @@ def tracked(
     try:
         opened = library.init(**known)
     except Exception as error:  # each has errors of its own; a run without a login is the usual one
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         raise TrackerError(
             f"{tracker} cannot open a run ({reason}): log in, set it offline, or leave tracker out"
         ) from error

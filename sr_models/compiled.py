@@ -1,7 +1,7 @@
 """How this package compiles its loops over pixels: with numba, and with a cache that is never old.
 
 numba's own cache looks at the file of a function alone, and would keep the old code of what that
-function calls in other files. Here the cached code belongs to the sources of the whole package.
+function calls in other files. Here the cached code belongs to the sources of its whole folder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def inlined(function: _Function) -> _Function:
 def _compiled(function: _Function, **options: Any) -> _Function:
     # numba settles where a function is cached when it is decorated, and has no argument for it.
     given = _config.CACHE_DIR
-    _config.CACHE_DIR = str(Path(given or AppDirs("numba").user_cache_dir) / _folder())
+    _config.CACHE_DIR = str(
+        Path(given or AppDirs("numba").user_cache_dir)
+        / _cache_folder(Path(function.__code__.co_filename).parent)
+    )
     try:
         compile_it: Any = numba.njit(nogil=True, cache=True, fastmath=False, **options)
         made: _Function = compile_it(function)
@@ -42,9 +45,9 @@ def _compiled(function: _Function, **options: Any) -> _Function:
 
 
 @functools.cache
-def _folder() -> str:
-    """Name of the cache folder, made from all sources of this package."""
-    digest = hashlib.sha256()
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+def _cache_folder(sources: Path) -> str:
+    """Name of the cache folder of what is compiled in `sources`, made from all files there."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for file in sorted(sources.glob("*.py")):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
-    return f"sr_models-degradations-{digest.hexdigest()[:16]}"
+    return f"{sources.parent.name}-{sources.name}-{digest.hexdigest()[:16]}"
