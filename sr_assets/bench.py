@@ -20,6 +20,7 @@ from sr_assets.backend_choice import Choice, Machine, this_machine
 from sr_assets.bench_pictures import Picture, photo_tile, read_picture
 from sr_assets.lineage.stage import StageError
 from sr_assets.model_lookup import LoadedNetwork, load_network
+from sr_models.one_line import one_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -183,7 +184,7 @@ def _prepared(
             run = _runner(backend, report.network, report.tile, report.halo)
             made = {p.name: _warmed(run, p, backend.warm_up) for p in report.pictures}
         except Exception as error:  # each runtime fails with classes of its own
-            line = (str(error).splitlines() or [type(error).__name__])[0]
+            line = one_line(error)
             result.lacking = line.removeprefix(f"backend {backend.name}: ")
             tell(f"{backend.name}: {result.lacking}")
             continue

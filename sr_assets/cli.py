@@ -41,6 +41,14 @@ class _Commands(click.Group):
                 raise
             click.echo(f"srd: {error}", err=True)
             ctx.exit(1)
+        except Exception as error:
+            from sr_assets.home_disk import refusal
+
+            line = refusal(error)
+            if line is None:
+                raise
+            click.echo(f"srd: {line}", err=True)
+            ctx.exit(1)
         except KeyboardInterrupt:
             click.echo("srd: stopped; `srd build` goes on from here", err=True)
             ctx.exit(130)
@@ -254,21 +262,29 @@ def path(asset: str, partition: str | None, recipe_name: str, as_json: bool) -> 
 @main.command()
 @click.argument("selection", nargs=-1)
 @RECIPE
-@click.option("--sample", default=8, show_default=True, help="Expert outputs to compute again.")
+@click.option(
+    "--recompute", "--sample", "recompute", default="8", show_default=True, metavar="COUNT|PERCENT",
+    help="Entries of each expert cache to compute again.",
+)  # fmt: skip
 @AS_JSON
-def verify(selection: tuple[str, ...], recipe_name: str, sample: int, as_json: bool) -> None:
+def verify(selection: tuple[str, ...], recipe_name: str, recompute: str, as_json: bool) -> None:
     """Reads stored outputs again, compares every digest, and recomputes a sample of expert outputs.
 
     SELECTION as for `srd build`; everything that is made when left out. Exit code 1 when something
-    differs. Example: srd verify 'expert/*/cache'
+    differs. Example: srd verify 'expert/*/cache' --recompute 1%
     """
+    from sr_assets.stores.verify import parse_share
     from sr_assets.verify import verify_outputs
 
+    try:
+        share = parse_share(recompute)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--recompute") from None
     with _Project(recipe_name) as project:
         graph = project.graph
         chosen = graph.select(list(selection)) if selection else set(graph.refs())
         tell: Tell = (lambda line: None) if as_json else _tell
-        found = verify_outputs(graph, project.instance, chosen, sample, tell)
+        found = verify_outputs(graph, project.instance, chosen, share, tell)
     if as_json:
         click.echo(json.dumps(found, indent=1))
     bad = {name: lines for name, lines in found.items() if lines}

@@ -19,6 +19,7 @@ Examples:
   srd upscale student@1.2.0 holiday/ holiday-x4/ --format webp --quality 90
   srd upscale net.safetensors 'scans/**/*.tif' large/ --depth 16 --max-megapixels 1000
   srd upscale student clip.mp4 clip-x4.mp4 --temporal
+  srd upscale student photo.jpg photo-x4.png --perceptual --perceptual-alpha 0.3
   curl -s https://example.org/a.png | srd upscale student - - --format avif > a.avif
 """
 
@@ -69,6 +70,18 @@ class _AutoOrNumber(click.ParamType):
     "--temporal",
     is_flag=True,
     help="INPUT is a video or the frames of one: each is blended with the one before (ParagonSR2).",
+)
+@click.option(
+    "--perceptual",
+    is_flag=True,
+    help="Refine what MODEL makes by diffusion (TSD-SR), for looks and not for PSNR; needs weights "
+    "of your own. The recipe's `perceptual:` of that model says how.",
+)
+@click.option(
+    "--perceptual-alpha",
+    type=click.FloatRange(0, 1),
+    metavar="SHARE",
+    help="Share of MODEL's own picture in the refined one; 1 is that picture bit by bit.",
 )
 @click.option("--overwrite", is_flag=True, help="Make outputs again that are there already.")
 @click.option(
@@ -121,6 +134,8 @@ def upscale(
     format_: str | None,
     depth: str,
     temporal: bool,
+    perceptual: bool,
+    perceptual_alpha: float | None,
     **options: Any,
 ) -> None:
     """Enlarges pictures of any size with MODEL, in memory that depends on the tile alone.
@@ -142,14 +157,24 @@ def upscale(
     from sr_assets.upscaling.clips import upscale_clip
     from sr_assets.upscaling.files import upscale_files
     from sr_assets.upscaling.jobs import STREAM
+    from sr_assets.upscaling.refining import perceptual_of
     from sr_assets.upscaling.videos import is_video
 
     recipe = load_recipe(recipe_name)
     root = root_of(recipe.name, recipe.root)
+    clip = temporal or is_video(input_path)
+    if perceptual_alpha is not None and not perceptual:
+        raise click.UsageError("--perceptual-alpha is for --perceptual: add it")
+    if perceptual and clip:
+        raise click.UsageError("--perceptual refines pictures: what it draws flickers in a video")
+    refined = perceptual_of(recipe, model, perceptual_alpha) if perceptual else None
     model = from_registry(recipe, root, model)
     try:
-        clip = temporal or is_video(input_path)
-        run = partial(upscale_clip, temporal=temporal) if clip else upscale_files
+        run = (
+            partial(upscale_clip, temporal=temporal)
+            if clip
+            else partial(upscale_files, perceptual=refined)
+        )
         report = run(
             model, input_path, output_path,
             root=root,

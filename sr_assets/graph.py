@@ -13,11 +13,13 @@ from upath import UPath
 from sr_assets.assets import (
     bronze,
     evaluation,
+    expert_caches,
     experts,
     export,
     gold,
     models,
     overlap,
+    perceptual,
     release,
     silver,
 )
@@ -25,7 +27,10 @@ from sr_assets.lineage.stage import Partitioning, Ref, Stage, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.storage import root_of
 
-_MODULES = (bronze, overlap, silver, gold, experts, models, evaluation, export, release)
+_MODULES = (
+    bronze, overlap, silver, gold, experts, expert_caches, models, evaluation, perceptual, export,
+    release,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ from sr_assets.lineage.records import (
 )
 from sr_assets.lineage.runs import bury_dead_runs
 from sr_assets.lineage.stage import Ref, StageError
+from sr_assets.output_folder import building_folder
 from sr_assets.released import behind_releases
-from sr_assets.storage import Output, building_folder, is_local, open_output
+from sr_assets.storage import Output, is_local, open_output
 from sr_assets.stores import registry
 
 _ADDRESS = re.compile(r"[0-9a-f]{24}")

@@ -24,6 +24,8 @@ from sr_assets.recipe.networks import StudentModel
 OFFSET_LIMIT = 0.5
 #: Loss of PSNR-Y against the last release that is taken for noise, in dB.
 REGRESSION_TOLERANCE = 0.01
+#: Gain of mean PSNR-Y up to which a teacher made no difference, in dB: two decimals show none.
+TEACHER_TOLERANCE = 0.005
 
 NO_REGRESSION = "no_regression"
 #: Name of each check and what it asks for.
@@ -33,7 +35,8 @@ DESCRIPTIONS = {
     NO_REGRESSION: f"PSNR-Y is at most {REGRESSION_TOLERANCE} dB below the last release of the "
     "same scale, on the same images.",
     "beats_best_expert": "A fusion's mean PSNR-Y is above that of its best single expert.",
-    "teacher_helped": "A student's mean PSNR-Y is above that of the same network without teacher.",
+    "teacher_helped": f"A student's mean PSNR-Y is more than {TEACHER_TOLERANCE} dB above that of "
+    "the same network without teacher.",
 }
 
 
@@ -197,7 +200,7 @@ def beats_best_expert(
 def teacher_helped(
     student: Mapping[str, Score], control: Mapping[str, Score] | None
 ) -> CheckOutcome:
-    """The student's mean PSNR-Y over the benchmarks is above that of its control.
+    """The student's mean PSNR-Y is above its control's by more than `TEACHER_TOLERANCE`.
 
     Args:
         student: benchmark -> mean score.
@@ -211,8 +214,9 @@ def teacher_helped(
     own, without = _means(student, control)
     return CheckOutcome(
         name,
-        own > without,
-        f"{own - without:+.3f} dB against the same network without a teacher ({without:.2f} dB)",
+        own - without > TEACHER_TOLERANCE,
+        f"{own - without:+.3f} dB against the same network without a teacher ({without:.2f} dB); "
+        f"more than {TEACHER_TOLERANCE} dB counts as help",
         {"psnr_y": own, "control": without, "gain": own - without},
     )
 

@@ -75,7 +75,7 @@ def _expert(recipe: Recipe, name: str) -> Stage:
         inputs=lambda benchmark: (Ref(_BRONZE, benchmark), Ref(f"expert/{name}/weights")),
         settings={
             "scale": recipe.scale,
-            f"experts.{name}.features": recipe.experts[name].features,
+            f"experts.{name}.features": recipe.expert_as_cached(name).features,
             f"experts.{name}.dtype": recipe.experts[name].dtype,
         },
         pool="gpu",

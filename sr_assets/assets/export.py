@@ -126,10 +126,12 @@ def _run(context: StageContext, name: str) -> dict[str, Any]:
         "held_back": done.held_back,
         "torch": {
             "psnr_y": finite(reference.psnr_y),
+            "patches": [finite(score) for score in reference.scores],
             "seconds_per_megapixel": reference.seconds_per_megapixel,
         },
         "measured_on": {
             "samples": len(hr),
+            "patches": [sample.name for sample in subject.samples],
             "hr_side": int(hr[0].shape[0]),
             "datasets": list(
                 context.recipe.training_datasets(context.recipe.models[name].datasets)
@@ -197,5 +199,11 @@ def _write_files(context: StageContext, subject: Subject, reference: Reference) 
     return done
 
 
-def _parity(parity: Parity) -> dict[str, float | None]:
-    return {name: finite(value) for name, value in asdict(parity).items()}
+def _parity(parity: Parity) -> dict[str, Any]:
+    told = asdict(parity)
+    patches = [_finite(patch) for patch in told.pop("patches")]
+    return {**_finite(told), "patches": patches}
+
+
+def _finite(numbers: dict[str, float]) -> dict[str, float | None]:
+    return {name: finite(value) for name, value in numbers.items()}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sr_assets.assets.experts import load_weights, tap
-from sr_assets.assets.training import Trainee, against_hr, train_model
-from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.assets.training import Trainee, against_hr
+from sr_assets.lineage.stage import Given, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.recipe.networks import FusionModel
 from sr_assets.stores.expert_cache import CacheReader
@@ -34,23 +35,28 @@ def fusion_caches(recipe: Recipe, name: str) -> dict[str, str]:
     return {expert: f"expert/{expert}/cache" for expert in recipe.experts_of(name)}
 
 
-def train_fusion(context: StageContext, name: str, model: FusionModel) -> dict[str, Any]:
-    """Trains a fusion of experts; files, metadata and errors are those of `train_model`.
+def open_fusion(given: Given, name: str, model: FusionModel, scratch: Path) -> Trainee:
+    """How fusion `name` is trained, its experts opened where they run live.
+
+    Args:
+        given: recipe and inputs of the checkpoint.
+        name, model: of the fusion.
+        scratch: folder of this process for copies of files that are not on this machine.
 
     Raises:
-        StageError: also when an expert's cache has no features although the recipe asks for them.
+        StageError: an expert's cache has no features although the recipe asks for them.
     """
     from sr_models.fusion.build import fusion_args
     from sr_models.fusion.network import FusionShape
 
-    recipe = context.recipe
+    recipe = given.recipe
     experts, wanted = recipe.experts_of(name), recipe.features_of(name)
     if model.experts == "live":
-        live = _open_experts(context, experts)
+        live = _open_experts(given, experts, scratch)
         channels = {e: live[e].feature_channels or 0 for e in wanted}
-        complete = _completer(context, live, wanted)
+        complete = _completer(recipe, live, wanted)
     else:
-        channels, complete = _cached_channels(context, model, wanted), _nothing
+        channels, complete = _cached_channels(given, model, wanted), _nothing
     shape = FusionShape(
         **model.phases.model_dump(),
         wavelet=model.wavelet,
@@ -62,9 +68,7 @@ def train_fusion(context: StageContext, name: str, model: FusionModel) -> dict[s
     trainee = fusion_trainee(experts, recipe.scale, fusion_args(shape, channels), complete)
     named = {e: recipe.experts[e].features for e in wanted}
     taps = {e: module if isinstance(module, str) else _USUAL_TAP for e, module in named.items()}
-    return train_model(
-        context, name, model, replace(trainee, caches=fusion_caches(recipe, name), taps=taps)
-    )
+    return replace(trainee, caches=fusion_caches(recipe, name), taps=taps)
 
 
 def fusion_trainee(
@@ -125,14 +129,12 @@ def describe(network: nn.Module) -> str:
     return "parameters of phases " + ", ".join(f"{p} {count:,}" for p, count in phases.items())
 
 
-def _cached_channels(
-    context: StageContext, model: FusionModel, wanted: tuple[str, ...]
-) -> dict[str, int]:
+def _cached_channels(given: Given, model: FusionModel, wanted: tuple[str, ...]) -> dict[str, int]:
     """Channels of the features in the caches of the first training dataset."""
-    dataset = context.recipe.training_datasets(model.datasets)[0]
+    dataset = given.recipe.training_datasets(model.datasets)[0]
     channels = {}
     for expert in wanted:
-        shape = CacheReader(context.input(f"expert/{expert}/cache", dataset)).feature_shape
+        shape = CacheReader(given.input(f"expert/{expert}/cache", dataset)).feature_shape
         if shape is None:
             raise StageError(
                 f"expert/{expert}/cache[{dataset}] has no features, but experts.{expert}.features "
@@ -142,22 +144,22 @@ def _cached_channels(
     return channels
 
 
-def _open_experts(context: StageContext, names: tuple[str, ...]) -> dict[str, Expert]:
+def _open_experts(given: Given, names: tuple[str, ...], scratch: Path) -> dict[str, Expert]:
     from sr_models.device import pick_device
 
-    device = pick_device(context.recipe.compute.device)
+    device = pick_device(given.recipe.compute.device)
     return {
         name: tap(
-            load_weights(context.input(f"expert/{name}/weights"), context.output.work).to(device),
+            load_weights(given.input(f"expert/{name}/weights"), scratch).to(device),
             name,
-            context.recipe.experts[name],
+            given.recipe.experts[name],
         )
         for name in names
     }
 
 
 def _completer(
-    context: StageContext, experts: Mapping[str, Expert], features: tuple[str, ...]
+    recipe: Recipe, experts: Mapping[str, Expert], features: tuple[str, ...]
 ) -> Callable[[Batch], None]:
     """Runs the experts on the LR of a batch, in their own precision, whatever training's is."""
 
@@ -170,7 +172,7 @@ def _completer(
         for name, expert in experts.items():
             if f"sr/{name}" in batch:
                 continue
-            told = context.recipe.experts[name]
+            told = recipe.experts[name]
             with torch.autocast(lr.device.type, enabled=False):
                 made = run_expert(
                     expert, lr, dtype=told.dtype, batch=told.batch, features=name in features

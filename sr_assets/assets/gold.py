@@ -1,7 +1,8 @@
 """Gold: the LR that networks and experts see, made once for every HR patch of silver.
 
 Where LR comes from is the business of the `lr_*` modules beside this one, one of which serves a
-dataset; here their results are only ordered and written down.
+dataset; here their results are only put in order; where shards are computed is
+`executor.py`.
 """
 
 from __future__ import annotations
@@ -9,17 +10,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from sr_assets.ahead import ahead
+from sr_assets.executor import Advance, Worker, compute_shards
 from sr_assets.lineage.slices import slice_of
-from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.lineage.stage import Given, Ref, Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.report.markdown import table
-from sr_assets.stores.pairs import PairWriter, SampleSteps, params_table
+from sr_assets.stores.pairs import PairCoder, PairWriter, SampleSteps, params_table
 from sr_assets.stores.patches import PatchReader
 from sr_assets.stores.shards import DamagedStoreError
 
@@ -32,14 +34,17 @@ _PAIRED = "sr_assets.assets.lr_paired"
 _AHEAD = 64
 
 
+#: What was done to the K versions of one patch.
+PatchSteps = tuple[SampleSteps, ...]
+
+
 @dataclass(frozen=True)
 class Made:
     """The K versions of one patch."""
 
     lr: np.ndarray | None
     """uint8 [K, s, s, 3]; None where only `steps` was asked for."""
-    steps: tuple[SampleSteps, ...]
-    """What was done, one entry a version."""
+    steps: PatchSteps
 
 
 @dataclass(frozen=True)
@@ -95,15 +100,10 @@ def _module(recipe: Recipe, dataset: str) -> str:
 
 
 def _run(context: StageContext) -> dict[str, Any]:
-    patches = PatchReader(context.input(_SILVER, context.partition))
-    module = importlib.import_module(_module(context.recipe, context.partition))
-    source: LrSource = module.open_lr(context, patches)
+    patches, source = _open_source(context.given)
     side = patches.size // context.recipe.scale
     writer = PairWriter(context.output, len(patches), source.variants, side, dict(context.origin))
-    try:
-        steps = _degrade(context, source, writer)
-    except DamagedStoreError as error:
-        raise StageError(str(error)) from error
+    steps = _degrade(context, writer)
     writer.write_params(params_table(source.name, steps))
     return {
         "pairs": len(patches) * source.variants,
@@ -115,33 +115,57 @@ def _run(context: StageContext) -> dict[str, Any]:
     }
 
 
-def _degrade(
-    context: StageContext, source: LrSource, writer: PairWriter
-) -> list[tuple[SampleSteps, ...]]:
+def _open_source(given: Given) -> tuple[PatchReader, LrSource]:
+    patches = PatchReader(given.input(_SILVER, given.partition))
+    module = importlib.import_module(_module(given.recipe, given.partition))
+    return patches, module.open_lr(given, patches)
+
+
+def _degrade(context: StageContext, writer: PairWriter) -> list[PatchSteps]:
     """Writes every shard that is not there yet; what was done to all samples, in their order."""
-    open_shards = {s for s in range(len(writer.shards)) if not writer.finished(s)}
-    missing = {n for s in open_shards for n in writer.shards[s]}
+    finished = frozenset(s for s in range(len(writer.shards)) if writer.finished(s))
+    # Of a finished shard, only what was done to its samples is found out again, in no time.
+    shards = {s: 0 if s in finished else len(n) for s, n in enumerate(writer.shards)}
+    worker = partial(_open_worker, context.given, writer.coder, finished)
+    steps: dict[int, list[PatchSteps]] = {}
 
-    def one(n: int) -> Made:
-        return source.make(n, n in missing)
+    def take(shard: int, result: tuple[list[PatchSteps], dict[str, bytes]]) -> None:
+        steps[shard], files = result
+        writer.put(files)
 
-    steps: list[tuple[SampleSteps, ...]] = []
-    with context.progress(str(context.ref), len(missing), "patches") as advance:
-        count = sum(map(len, writer.shards))
-        made = ahead(context.recipe.compute.workers, one, range(count), _AHEAD)
-        for shard, samples in enumerate(writer.shards):
-            lr: list[np.ndarray] = []
-            for result in islice(made, len(samples)):
-                steps.append(result.steps)
-                if result.lr is not None:
-                    lr.append(result.lr)
-                    advance(1)
-            if lr:
-                writer.write(shard, np.stack(lr))
-    return steps
+    with context.progress(str(context.ref), sum(shards.values()), "patches") as advance:
+        compute_shards(context, shards, worker, take, advance, network=False)
+    return [sample for shard in sorted(steps) for sample in steps[shard]]
 
 
-def _how_often(steps: list[tuple[SampleSteps, ...]]) -> str:
+def _open_worker(
+    given: Given, coder: PairCoder, finished: frozenset[int], device: str
+) -> Worker[tuple[list[PatchSteps], dict[str, bytes]]]:
+    """What degrades the samples of one shard: what was done to each, and the shard's files."""
+    _, source = _open_source(given)
+
+    def work(shard: int, advance: Advance) -> tuple[list[PatchSteps], dict[str, bytes]]:
+        steps: list[PatchSteps] = []
+        lr: list[np.ndarray] = []
+        make = partial(_make, source, shard not in finished)
+        for made in ahead(given.recipe.compute.workers, make, coder.shards[shard], _AHEAD):
+            steps.append(made.steps)
+            if made.lr is not None:
+                lr.append(made.lr)
+                advance(1)
+        return steps, coder.encode(shard, np.stack(lr)) if lr else {}
+
+    return work
+
+
+def _make(source: LrSource, pixels: bool, n: int) -> Made:
+    try:
+        return source.make(n, pixels)
+    except DamagedStoreError as error:
+        raise StageError(str(error)) from error
+
+
+def _how_often(steps: list[PatchSteps]) -> str:
     """A table of how many samples had each step, by kind."""
     counts: dict[tuple[str, str], int] = {}
     samples = [sample for variants in steps for sample in variants]

@@ -14,9 +14,10 @@ from typing import Any
 
 from sr_assets.likeness import luma_of, perceptual_hash
 from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.pictures import BadImage, ImageFacts, inspect
 from sr_assets.sources.files import SourceFile, stamp
-from sr_assets.storage import OutputFolder, hash_file
+from sr_assets.storage import hash_file
 from sr_assets.stores.manifest import ManifestRow
 
 #: Folder of a bronze output with the images.

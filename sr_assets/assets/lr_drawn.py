@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 
 from sr_assets.assets.gold import LrSource, Made
-from sr_assets.lineage.stage import StageContext
+from sr_assets.lineage.stage import Given
 from sr_assets.recipe.models import Recipe
 from sr_assets.stores.pairs import AppliedStep
 from sr_assets.stores.patches import PatchReader
@@ -35,12 +35,12 @@ def degraded(recipe: Recipe, hr: np.ndarray) -> np.ndarray:
     return degrade(hr, process_of(recipe), recipe.scale, keys_of(recipe, hr, 1)[0])
 
 
-def open_lr(context: StageContext, patches: PatchReader) -> LrSource:
+def open_lr(given: Given, patches: PatchReader) -> LrSource:
     """Degrades each patch K times."""
     from sr_models.degradations.codecs import versions
     from sr_models.degradations.second_order import apply
 
-    recipe = context.recipe
+    recipe = given.recipe
     process = process_of(recipe)
 
     def make(n: int, pixels: bool) -> Made:

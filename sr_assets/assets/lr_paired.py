@@ -8,17 +8,17 @@ import numpy as np
 
 from sr_assets.assets.bronze import load_images, read_lr
 from sr_assets.assets.gold import LrSource, Made
-from sr_assets.lineage.stage import StageContext
+from sr_assets.lineage.stage import Given
 from sr_assets.stores.pairs import AppliedStep
 from sr_assets.stores.patches import PatchReader
 
 _STEPS = (AppliedStep("paired", "as it came", {}),)
 
 
-def open_lr(context: StageContext, patches: PatchReader) -> LrSource:
+def open_lr(given: Given, patches: PatchReader) -> LrSource:
     """Cuts the LR of each patch out of the image that belongs to its HR."""
-    recipe = context.recipe
-    bronze = context.input("bronze/images", context.partition)
+    recipe = given.recipe
+    bronze = given.input("bronze/images", given.partition)
     rows = {row.path: row for row in load_images(bronze)}
 
     # Patches of one image follow one another, so that few images are open at a time.

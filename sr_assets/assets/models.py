@@ -5,24 +5,33 @@ Only names, inputs and recipe slices are here; what a stage does is in the modul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from sr_assets.assets.fusions import fusion_caches, train_fusion
+from sr_assets.assets.fusions import fusion_caches, open_fusion
 from sr_assets.assets.gates import gate_trainee
 from sr_assets.assets.gold import settings_of_degradation
 from sr_assets.assets.model_cache import cache_model
 from sr_assets.assets.online import fresh_lr
 from sr_assets.assets.students import student_trainee
-from sr_assets.assets.training import train_model
+from sr_assets.assets.training import Trainee, train_model
+from sr_assets.assets.training_together import joined, train_share
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.lineage.slices import network_modules, slice_of
-from sr_assets.lineage.stage import Ref, Stage
+from sr_assets.lineage.stage import Given, Ref, Stage, StageContext, Tell
 from sr_assets.recipe.models import Recipe
-from sr_assets.recipe.networks import FusionModel, GateModel, Model, PlainModel, StudentModel
+from sr_assets.recipe.networks import (
+    FusionModel,
+    GateModel,
+    Model,
+    PlainModel,
+    StudentModel,
+    UpscalerModel,
+)
 from sr_assets.storage import hash_file
 
 
@@ -42,40 +51,37 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
     datasets = recipe.training_datasets(model.datasets)
     settings = {
         "scale": recipe.scale,
-        **slice_of(model, path, without=("licence", "control", "teachers")),
+        **slice_of(model, path, without=("licence", "control", "teachers", "perceptual")),
         f"{path}.datasets": list(datasets),
     }
     experts = recipe.experts_of(name)
     weights: tuple[str, ...] = ()
     online: tuple[str, ...] = ()
     caches: Mapping[str, str]
-    run: Callable[..., dict[str, Any]]
     if isinstance(model, FusionModel):
         caches, module = fusion_caches(recipe, name), "sr_assets.assets.fusions"
-        run = partial(train_fusion, name=name, model=model)
         weights = () if caches else experts
         settings |= {f"experts.{e}.features": recipe.experts[e].features for e in experts}
         settings |= {f"experts.{e}.dtype": recipe.experts[e].dtype for e in weights}
         how = "from their caches" if caches else "with each run live on every crop"
         what = f"Seven-phase fusion of {', '.join(experts)}, trained {how}."
     else:
+        caches = _trainee(recipe, name, model).caches
         if isinstance(model, GateModel):
-            trainee, module = gate_trainee(recipe, name, model), "sr_assets.assets.gates"
+            module = "sr_assets.assets.gates"
             what = f"Fusion of {', '.join(experts)}, trained from their caches."
         elif isinstance(model, StudentModel):
-            trainee, module = student_trainee(recipe, name, model), "sr_assets.assets.students"
+            module = "sr_assets.assets.students"
             teachers = recipe.teachers_of(name)
             settings[f"{path}.teachers"] = list(teachers)
             what = f"{model.network.architecture} taught by {', '.join(teachers)} and HR."
         else:
-            trainee, module = upscaler_trainee(recipe, model), "sr_assets.assets.upscalers"
+            module = "sr_assets.assets.upscalers"
             what = f"{model.network.architecture} trained on LR and HR pairs."
         if isinstance(model, PlainModel) and model.online:
-            trainee = replace(trainee, fresh=fresh_lr(recipe))
             online = (fresh_lr.__module__,)
             settings |= settings_of_degradation(recipe)
             what = f"{what[:-1]}, LR degraded anew each time."
-        caches, run = trainee.caches, partial(train_model, name=name, model=model, trainee=trainee)
     if experts:
         settings[f"{path}.experts"] = list(experts)
 
@@ -93,7 +99,7 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         description=f"{what} Its validation PSNR-Y is of held-out images put together from patches "
         "that were enlarged one by one.",
         group=f"model_{name}",
-        run=run,
+        run=partial(_train, name=name),
         modules=(module, *online, *network_modules(model)),
         kinds=frozenset({"pytorch"}),
         inputs=inputs,
@@ -101,6 +107,40 @@ def _checkpoint(recipe: Recipe, name: str, model: Model) -> Stage:
         outside=lambda _: _start_fingerprint(model.train.start_from),
         pool="gpu",
     )
+
+
+def _train(context: StageContext, name: str) -> dict[str, Any]:
+    given, work = context.given, context.output.work
+    return train_model(
+        context, name, _trainee_of(given, name, work), partial(_share, given, name, work)
+    )
+
+
+def _share(given: Given, name: str, work: Path, tell: Tell) -> None:
+    """What one of several processes does that train a model."""
+    copies = work / "copies" / str(os.getpid())
+    copies.mkdir(parents=True)
+    with joined(given):
+        train_share(given, name, _trainee_of(given, name, copies), work, tell)
+
+
+def _trainee_of(given: Given, name: str, scratch: Path) -> Trainee:
+    """How a model is trained; `scratch` is for copies of remote weights, of this process alone."""
+    model = given.recipe.models[name]
+    if isinstance(model, FusionModel):
+        return open_fusion(given, name, model, scratch)
+    return _trainee(given.recipe, name, model)
+
+
+def _trainee(recipe: Recipe, name: str, model: GateModel | UpscalerModel) -> Trainee:
+    if isinstance(model, GateModel):
+        return gate_trainee(recipe, name, model)
+    if isinstance(model, StudentModel):
+        return student_trainee(recipe, name, model)
+    trainee = upscaler_trainee(recipe, model)
+    if isinstance(model, PlainModel) and model.online:
+        return replace(trainee, fresh=fresh_lr(recipe))
+    return trainee
 
 
 def _start_fingerprint(file: str | None) -> dict[str, str]:

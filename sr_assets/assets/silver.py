@@ -17,6 +17,7 @@ from sr_assets.assets.overlap import KEY as OVERLAP
 from sr_assets.assets.overlap import load_overlap
 from sr_assets.assets.patch_grid import detail, grid, held_out, patches_at, positions_of
 from sr_assets.assets.selection import select, size_of
+from sr_assets.disk import write_whole
 from sr_assets.lineage.slices import slice_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.pictures import Pixels
@@ -125,9 +126,7 @@ def _with_detail(
             for i, values in zip(training, work, strict=True):
                 measured[rows[i].path] = values
                 advance(1)
-        temporary = file.with_suffix(".tmp")
-        temporary.write_text(json.dumps(measured))
-        temporary.replace(file)
+        write_whole(file, json.dumps(measured).encode())
     measured = json.loads(file.read_text())
     kept = list(corners)
     for i in training:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sr_assets.stores.samples import Tile, TrainingSamples, assemble
+from sr_assets.stores.samples import Maps, TrainingSamples
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,23 +38,39 @@ def validation_psnr(
     import torch
 
     from sr_models.metrics.images import psnr_y, to_uint8
+    from sr_models.training.prefetch import prefetched
+
+    images = list(samples.validation_images())
+    parts = [
+        (i, slice(a, a + _TILES))
+        for i, one in enumerate(images)
+        for a in range(0, len(one.patches), _TILES)
+    ]
+
+    def read(number: int) -> Maps:
+        image, patches = parts[number]
+        return samples.held_out(images[image], patches)
 
     found: list[dict[str, float]] = []
-    for _, tiles in samples.validation_images():
-        pictures: dict[str, list[np.ndarray]] = {}
-        for start in range(0, len(tiles), _TILES):
-            # Not inference_mode: SPAN refreshes its merged kernels here, and training goes on.
-            with torch.no_grad():
-                upscaled = upscale(_batch(tiles[start : start + _TILES], device))
-            for name, sr in upscaled.items():
-                pictures.setdefault(name, []).extend(to_uint8(sr))
-        hr = assemble(tiles, [tile.hr for tile in tiles])
-        found.append(
-            {
-                name: psnr_y(assemble(tiles, parts), hr, border=samples.scale)
-                for name, parts in pictures.items()
-            }
-        )
+    with prefetched(read, range(len(parts)), ahead=1) as upcoming:
+        for image in images:
+            pictures: dict[str, list[np.ndarray]] = {}
+            hr: list[np.ndarray] = []
+            for _ in range(0, len(image.patches), _TILES):
+                maps = next(upcoming)
+                hr.extend(maps.pop("hr").transpose(0, 2, 3, 1))
+                # Not inference_mode: SPAN refreshes its merged kernels here, and training goes on.
+                with torch.no_grad():
+                    upscaled = upscale(_batch(maps, device))
+                for name, sr in upscaled.items():
+                    pictures.setdefault(name, []).extend(to_uint8(sr))
+            whole = image.assemble(hr)
+            found.append(
+                {
+                    name: psnr_y(image.assemble(made), whole, border=samples.scale)
+                    for name, made in pictures.items()
+                }
+            )
     return fair_means(found)
 
 
@@ -77,12 +93,9 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _batch(tiles: Sequence[Tile], device: str) -> dict[str, Tensor]:
+def _batch(maps: Maps, device: str) -> dict[str, Tensor]:
     import torch
 
-    arrays = {"lr": np.stack([tile.lr for tile in tiles])}
-    for name in tiles[0].sr:
-        arrays[f"sr/{name}"] = np.stack([tile.sr[name] for tile in tiles])
-    for name in tiles[0].features:
-        arrays[f"features/{name}"] = np.stack([tile.features[name] for tile in tiles])
-    return {key: torch.from_numpy(array).to(device) for key, array in arrays.items()}
+    from sr_models.training.stored import dequantised
+
+    return dequantised({key: torch.from_numpy(map_).to(device) for key, map_ in maps.items()})

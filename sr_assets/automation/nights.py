@@ -27,8 +27,10 @@ from sr_assets.lineage.code_version import code_version
 from sr_assets.lineage.progress import terminal_bar
 from sr_assets.lineage.records import address_of, current_output
 from sr_assets.lineage.stage import Ref, StageContext
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.output_folder import OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.manifest import MANIFEST, from_parquet
+from sr_models.one_line import one_line
 
 #: Largest change of an image's PSNR-Y that counts as none (dB).
 TOLERANCE = 0.01
@@ -172,7 +174,7 @@ def _measure(
     try:
         metadata = stage.run(StageContext(graph.recipe, ref, folder, inputs, log, ignore, bar))
     except Exception as error:  # whatever is wrong with one row, the others are measured
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
         night.problems.append(f"benchmark {benchmark}: {ref.asset}: {reason}")
         return
     again[ref] = folder.commit({"metadata": metadata})

@@ -16,8 +16,9 @@ from sr_assets.evaluation.measuring import facts, open_further
 from sr_assets.evaluation.pixels import encode_png, to_tensor
 from sr_assets.evaluation.results import BICUBIC, CONVEX, MEAN, ImageScore, Results, measure
 from sr_assets.lineage.stage import StageContext, StageError
-from sr_assets.stores.expert_cache import CacheReader, read_image
+from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.patches import TRAIN, PatchReader
+from sr_assets.stores.whole_images import read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,11 @@ def evaluate_baselines(context: StageContext) -> dict[str, Any]:
     experts, scale = tuple(context.recipe.experts), context.recipe.scale
     weights = fit_mix(context, experts) if experts else None
     scores: dict[str, list[ImageScore]] = {}
-    further = open_further(context)
+    further = open_further(context.recipe)
     images = benchmark_images(context)
     with context.progress(str(context.ref), len(images)) as advance:
         for image in images:
-            lr, hr = read_pair(context, image)
+            lr, hr = read_pair(context.given, image)
             context.output.write_bytes(f"hr/{image.picture}", encode_png(hr))
             context.output.write_bytes(f"lr/{image.picture}", encode_png(lr))
             for row, sr in _pictures(context, image, lr, experts, weights):

@@ -15,7 +15,7 @@ from sr_assets.assets.bronze import load_images, read_image, read_lr
 from sr_assets.assets.gold import settings_of_degradation
 from sr_assets.evaluation.known_sets import mismatch
 from sr_assets.evaluation.results import picture_names, smallest_side
-from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.lineage.stage import Given, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 from sr_assets.stores.manifest import ManifestRow
 
@@ -68,20 +68,20 @@ def benchmark_images(context: StageContext) -> list[BenchmarkImage]:
     return images
 
 
-def read_pair(context: StageContext, image: BenchmarkImage) -> tuple[np.ndarray, np.ndarray]:
+def read_pair(given: Given, image: BenchmarkImage) -> tuple[np.ndarray, np.ndarray]:
     """LR uint8 [h, w, 3] and HR uint8 [H, W, 3] of one image; HR is cropped at right and bottom.
 
     LR is the benchmark's own where it has one, else bicubic, or degraded as gold is where the
     recipe says so.
     """
-    recipe, bronze = context.recipe, context.input(_BRONZE, context.partition)
+    recipe, bronze = given.recipe, given.input(_BRONZE, given.partition)
     largest = recipe.bronze.max_megapixels
     hr = read_image(bronze, image.row, largest)
     height, width = (side // recipe.scale * recipe.scale for side in hr.shape[:2])
     hr = np.ascontiguousarray(hr[:height, :width])
     if image.row.lr:
         return read_lr(bronze, image.row, largest), hr
-    if recipe.benchmarks[context.partition].damaged:
+    if recipe.benchmarks[given.partition].damaged:
         return importlib.import_module(DRAWN).degraded(recipe, hr), hr
     from sr_models.degradations.bicubic import downscale_uint8
 
@@ -99,18 +99,3 @@ def lr_settings(recipe: Recipe, benchmark: str | None) -> dict[str, Any]:
     if not lr_modules(recipe, benchmark):
         return {}
     return {f"benchmarks.{benchmark}.damaged": True, **settings_of_degradation(recipe)}
-
-
-def remember_tiled(context: StageContext, image: BenchmarkImage, tiled: bool) -> None:
-    """Notes, for runs that go on after a kill too, whether an image had to be cut into tiles."""
-    mark = context.output.work / f"tiled-{image.key}"
-    if tiled:
-        mark.touch()
-    else:
-        mark.unlink(missing_ok=True)
-
-
-def tiled_images(context: StageContext) -> int:
-    """How many images `remember_tiled` noted."""
-    images = benchmark_images(context)
-    return sum((context.output.work / f"tiled-{image.key}").exists() for image in images)

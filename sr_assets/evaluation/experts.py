@@ -5,29 +5,24 @@ Trained models are measured in `models.py`, what needs no network of its own in 
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from upath import UPath
 
 from sr_assets.assets.experts import load_weights, tap
-from sr_assets.evaluation.benchmark import BenchmarkImage, remember_tiled, tiled_images
-from sr_assets.evaluation.measuring import compare_tiles, facts, measure_images, open_further
-from sr_assets.evaluation.pixels import encode_png, read_png, to_tensor
-from sr_assets.evaluation.results import Results
+from sr_assets.evaluation.benchmark import BenchmarkImage
+from sr_assets.evaluation.pixels import to_tensor
+from sr_assets.evaluation.rows import Row, Upscaled, evaluate_row
 from sr_assets.evaluation.self_ensemble import NOTE, row_name
-from sr_assets.evaluation.tiling import Job, Overlap, overlap_of, tiles_note, upscale
-from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.evaluation.tiling import Job, Overlap, overlap_of, tiled_difference, upscale
+from sr_assets.lineage.stage import Given, StageContext, StageError
 from sr_assets.recipe.models import Expert as ExpertRecipe
-from sr_assets.storage import Output
-from sr_assets.stores.expert_cache import (
-    features_finished,
-    image_finished,
-    write_features,
-    write_image,
-)
+from sr_assets.stores.whole_images import feature_files, image_files
 
 if TYPE_CHECKING:
     import torch
@@ -45,39 +40,7 @@ def evaluate_expert(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: there is nothing to measure, the device is missing, or an output is not finite.
     """
-    import torch.nn.functional as F
-
-    expert, wanted = _load(context, name), context.recipe.experts[name]
-    asked, planes = bool(wanted.features), 3 * expert.scale**2
-    further, overlap = open_further(context), _overlap(expert)
-
-    def job(image: BenchmarkImage, lr: np.ndarray) -> Job:
-        return _job(expert, wanted, to_tensor(lr), asked, overlap)
-
-    def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
-        done = image_finished(context.output, image.key) and (
-            not asked or features_finished(context.output, image.key)
-        )
-
-        def make() -> torch.Tensor:
-            maps, tiled = upscale(job(image, lr))
-            remember_tiled(context, image, tiled)
-            sr = F.pixel_shuffle(maps[:, :planes], expert.scale)[0]
-            write_image(context.output, image.key, sr.numpy())
-            if asked:
-                write_features(context.output, image.key, maps[0, planes:].numpy())
-            return sr
-
-        with _told(name, image, wanted):
-            return _picture(context, image, make, done)
-
-    scores = measure_images(context, picture, further)
-    with _told(name, None, wanted):
-        difference = compare_tiles(context, job, planes)
-    note = tiles_note(overlap, tiled_images(context), len(scores))
-    results = Results(name, "expert", scores, expert.parameters, note, difference, facts(further))
-    context.output.write_json("results.json", results.to_json())
-    return results.metadata()
+    return evaluate_row(context, name, partial(_open_row, name))
 
 
 def evaluate_expert_x8(context: StageContext, name: str) -> dict[str, Any]:
@@ -86,14 +49,44 @@ def evaluate_expert_x8(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: as for `evaluate_expert`.
     """
+    return evaluate_row(context, row_name(name), partial(_open_row_x8, name))
+
+
+def _open_row(name: str, given: Given, device: str) -> Row:
+    import torch.nn.functional as F
+
+    from sr_models.metrics.images import to_uint8
+
+    expert, wanted = _load(name, given, device), given.recipe.expert_as_cached(name)
+    asked, planes, overlap = bool(wanted.features), 3 * expert.scale**2, _overlap(expert)
+
+    def make(image: BenchmarkImage, lr: np.ndarray) -> Upscaled:
+        with _told(name, image, wanted):
+            maps, tiled = upscale(_job(expert, wanted, to_tensor(lr), asked, overlap))
+            sr = F.pixel_shuffle(maps[:, :planes], expert.scale)[0]
+            files = image_files(image.key, sr.numpy())
+            if asked:
+                files |= feature_files(image.key, maps[0, planes:].numpy())
+            return Upscaled(to_uint8(sr), tiled, files)
+
+    def compare(image: BenchmarkImage, lr: np.ndarray) -> dict[str, Any] | None:
+        with _told(name, None, wanted):
+            job = _job(expert, wanted, to_tensor(lr), asked, overlap)
+            return tiled_difference(job, planes, image.name)
+
+    return Row("expert", expert.parameters, make, compare, overlap)
+
+
+def _open_row_x8(name: str, given: Given, device: str) -> Row:
     import torch.nn.functional as F
 
     from sr_models.inference.self_ensemble import self_ensemble
+    from sr_models.metrics.images import to_uint8
 
-    expert, wanted = _load(context, name), context.recipe.experts[name]
-    further, overlap = open_further(context), _overlap(expert)
+    expert, wanted = _load(name, given, device), given.recipe.expert_as_cached(name)
+    overlap = _overlap(expert)
 
-    def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
+    def make(image: BenchmarkImage, lr: np.ndarray) -> Upscaled:
         unit = to_tensor(lr)
 
         def run(turn: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
@@ -101,42 +94,21 @@ def evaluate_expert_x8(context: StageContext, name: str) -> dict[str, Any]:
             return F.pixel_shuffle(maps, expert.scale)
 
         with _told(name, image, wanted):
-            return _picture(context, image, lambda: self_ensemble(run)[0])
+            return Upscaled(to_uint8(self_ensemble(run)[0]))
 
-    scores = measure_images(context, picture, further)
-    results = Results(
-        row_name(name), "expert", scores, expert.parameters, NOTE, facts=facts(further)
-    )
-    context.output.write_json("results.json", results.to_json())
-    return results.metadata()
+    return Row("expert", expert.parameters, make, None, overlap, NOTE)
 
 
-def _load(context: StageContext, name: str) -> Expert:
+def _load(name: str, given: Given, device: str) -> Expert:
     from sr_models.device import pick_device
 
     try:
-        device = pick_device(context.recipe.compute.device)
+        place = pick_device(device)
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
-    loaded = load_weights(context.input(f"expert/{name}/weights"), context.output.work).to(device)
-    return tap(loaded, name, context.recipe.experts[name])
-
-
-def _picture(
-    context: StageContext,
-    image: BenchmarkImage,
-    make: Callable[[], torch.Tensor],
-    done: bool = True,
-) -> np.ndarray:
-    """The rounded SR of one image, uint8 [H, W, 3], of `make` unless it is there and all `done`."""
-    from sr_models.metrics.images import to_uint8
-
-    file = f"sr/{image.picture}"
-    if done and context.output.finished(file):
-        return read_png(Output(UPath(context.output.path), "", {}), file)
-    rounded = to_uint8(make())
-    context.output.write_bytes(file, encode_png(rounded))
-    return rounded
+    with tempfile.TemporaryDirectory() as scratch:
+        loaded = load_weights(given.input(f"expert/{name}/weights"), Path(scratch)).to(place)
+    return tap(loaded, name, given.recipe.expert_as_cached(name))
 
 
 def _overlap(expert: Expert) -> Overlap:

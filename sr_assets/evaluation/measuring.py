@@ -1,7 +1,7 @@
 """The images of a benchmark measured one after the other, with all metrics that a recipe asks for.
 
-How SR is made is the business of the rows: experts, models, and the controls, which make several
-pictures of each image and so have a loop of their own.
+How SR is made is the business of the rows; those with a network of their own, experts and models,
+are measured image by image wherever that is computed (`rows.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from sr_assets.evaluation.benchmark import BenchmarkImage, benchmark_images, read_pair
 from sr_assets.evaluation.results import ImageScore, measure
-from sr_assets.evaluation.tiling import LARGEST, Job, tiled_difference
 from sr_assets.lineage.stage import Stage, StageContext, StageError
 from sr_assets.recipe.models import Recipe
 
@@ -43,7 +42,7 @@ def measure_images(
     images, scale, scores = benchmark_images(context), context.recipe.scale, []
     with context.progress(str(context.ref), len(images)) as advance:
         for image in images:
-            lr, hr = read_pair(context, image)
+            lr, hr = read_pair(context.given, image)
             sr = upscale(image, lr)
             file = f"sr/{image.picture}"
             scores.append(measure(image.name, file, sr, hr, scale, lr, further))
@@ -51,44 +50,27 @@ def measure_images(
     return tuple(scores)
 
 
-def compare_tiles(
-    context: StageContext, job: Callable[[BenchmarkImage, np.ndarray], Job], channels: int
-) -> dict[str, Any] | None:
-    """`tiled_difference` of the largest image that fits whole; None where there is none.
+def open_further(recipe: Recipe, device: str | None = None) -> tuple[Metric, ...]:
+    """The metrics that the recipe asks for beside those that are always measured.
 
     Args:
-        job: of an image and its LR uint8 [h, w, 3].
-        channels: the first so many of the job's result are the picture.
-    """
-    fitting = [
-        (pixels, image)
-        for image in benchmark_images(context)
-        if (pixels := (image.row.width or 0) * (image.row.height or 0))
-        <= LARGEST * context.recipe.scale**2
-    ]
-    if not fitting:
-        return None
-    _, image = max(fitting, key=lambda found: found[0])
-    return tiled_difference(job(image, read_pair(context, image)[0]), channels, image.name)
-
-
-def open_further(context: StageContext) -> tuple[Metric, ...]:
-    """The metrics that the recipe asks for beside those that are always measured.
+        recipe: of the project.
+        device: where they run, in place of the recipe's `compute.device`.
 
     Raises:
         StageError: a file or package that one needs is missing, or the device is.
     """
-    if not context.recipe.evaluation.metrics:
+    if not recipe.evaluation.metrics:
         return ()
     from sr_models.device import pick_device
 
     try:
-        device = pick_device(context.recipe.compute.device)
+        place = pick_device(device or recipe.compute.device)
     except ValueError as error:
         raise StageError(f"compute.device: {error}") from error
     try:
         catalogue = importlib.import_module(_CATALOGUE)
-        return catalogue.open_metrics(context.recipe.evaluation.metrics, device)
+        return catalogue.open_metrics(recipe.evaluation.metrics, place)
     except ValueError as error:
         raise StageError(f"evaluation.metrics: {error}") from error
 

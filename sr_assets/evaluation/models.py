@@ -5,23 +5,23 @@ Training is `assets/training.py`; comparing rows with one another is `leaderboar
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from upath import UPath
 
 from sr_assets.assets.trained import LoadedModel, load_model
-from sr_assets.evaluation.benchmark import BenchmarkImage, remember_tiled, tiled_images
-from sr_assets.evaluation.measuring import compare_tiles, facts, measure_images, open_further
-from sr_assets.evaluation.pixels import encode_png, read_png, to_tensor
-from sr_assets.evaluation.results import Results
+from sr_assets.evaluation.benchmark import BenchmarkImage
+from sr_assets.evaluation.pixels import to_tensor
+from sr_assets.evaluation.rows import Row, Upscaled, evaluate_row
 from sr_assets.evaluation.self_ensemble import NOTE, row_name
-from sr_assets.evaluation.tiling import Job, Overlap, overlap_of, tiles_note, upscale
-from sr_assets.lineage.stage import StageContext, StageError
+from sr_assets.evaluation.tiling import Job, Overlap, overlap_of, tiled_difference, upscale
+from sr_assets.lineage.stage import Given, StageContext, StageError
 from sr_assets.storage import Output
-from sr_assets.stores.expert_cache import read_features, read_image
+from sr_assets.stores.whole_images import read_features, read_image
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class _Given:
+class _Maps:
     """What a model upscales, on the CPU."""
 
     lr: Tensor
@@ -47,34 +47,7 @@ def evaluate_model(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: there is nothing to measure, the weights do not fit, or a picture is not finite.
     """
-    model, further = _load(context, name), open_further(context)
-
-    overlap = _overlap(model)
-
-    def job(image: BenchmarkImage, lr: np.ndarray) -> Job:
-        return _job(model, _given(context, model, image, lr), overlap)
-
-    def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
-        def make() -> Tensor:
-            sr, tiled = upscale(job(image, lr))
-            remember_tiled(context, image, tiled)
-            return sr
-
-        return _picture(context, name, image, make)
-
-    scores = measure_images(context, picture, further)
-    note = tiles_note(overlap, tiled_images(context), len(scores))
-    results = Results(
-        name,
-        _kind(model),
-        scores,
-        _parameters(model),
-        note,
-        compare_tiles(context, job, channels=3),
-        facts(further),
-    )
-    context.output.write_json("results.json", results.to_json())
-    return results.metadata()
+    return evaluate_row(context, name, partial(_open_row, name))
 
 
 def evaluate_model_x8(context: StageContext, name: str) -> dict[str, Any]:
@@ -86,76 +59,81 @@ def evaluate_model_x8(context: StageContext, name: str) -> dict[str, Any]:
     Raises:
         StageError: as for `evaluate_model`.
     """
-    from sr_models.inference.self_ensemble import self_ensemble
+    return evaluate_row(context, row_name(name), partial(_open_row_x8, name))
 
-    model, further = _load(context, name), open_further(context)
 
+def _open_row(name: str, given: Given, device: str) -> Row:
+    from sr_models.metrics.images import to_uint8
+
+    model = _load(name, given, device)
     overlap = _overlap(model)
 
-    def picture(image: BenchmarkImage, lr: np.ndarray) -> np.ndarray:
-        def make() -> Tensor:
-            given = _given(context, model, image, lr)
-            return self_ensemble(
-                lambda turn: upscale(_job(model, _turned(given, turn), overlap))[0]
-            )
+    def job(image: BenchmarkImage, lr: np.ndarray) -> Job:
+        return _job(model, _read(given, model, image, lr), overlap)
 
-        return _picture(context, name, image, make)
+    def make(image: BenchmarkImage, lr: np.ndarray) -> Upscaled:
+        with _told(name, image):
+            sr, tiled = upscale(job(image, lr))
+            return Upscaled(to_uint8(sr[0]), tiled)
 
-    scores = measure_images(context, picture, further)
+    def compare(image: BenchmarkImage, lr: np.ndarray) -> dict[str, Any] | None:
+        return tiled_difference(job(image, lr), channels=3, image=image.name)
+
+    return Row(_kind(model), _parameters(model), make, compare, overlap)
+
+
+def _open_row_x8(name: str, given: Given, device: str) -> Row:
+    from sr_models.inference.self_ensemble import self_ensemble
+    from sr_models.metrics.images import to_uint8
+
+    model = _load(name, given, device)
+    overlap = _overlap(model)
+
+    def make(image: BenchmarkImage, lr: np.ndarray) -> Upscaled:
+        read = _read(given, model, image, lr)
+        with _told(name, image):
+            sr = self_ensemble(lambda turn: upscale(_job(model, _turned(read, turn), overlap))[0])
+            return Upscaled(to_uint8(sr[0]))
+
     note = f"{NOTE}, experts' pictures turned along" if model.experts else NOTE
-    results = Results(
-        row_name(name), _kind(model), scores, _parameters(model), note, facts=facts(further)
-    )
-    context.output.write_json("results.json", results.to_json())
-    return results.metadata()
+    return Row(_kind(model), _parameters(model), make, None, overlap, note)
 
 
-def _load(context: StageContext, name: str) -> LoadedModel:
-    checkpoint = context.input(f"model/{name}/checkpoint")
+def _load(name: str, given: Given, device: str) -> LoadedModel:
+    checkpoint = given.input(f"model/{name}/checkpoint")
     try:
-        return load_model(checkpoint, context.recipe.compute.device)
+        return load_model(checkpoint, device)
     except ValueError as error:
         raise StageError(f"model {name}: {error}") from error
 
 
-def _picture(
-    context: StageContext, name: str, image: BenchmarkImage, make: Callable[[], Tensor]
-) -> np.ndarray:
-    """The rounded SR of one image, uint8 [H, W, 3]; what a killed run has finished is kept."""
-    from sr_models.metrics.images import to_uint8
-
-    file = f"sr/{image.picture}"
-    if context.output.finished(file):
-        return read_png(Output(UPath(context.output.path), "", {}), file)
+@contextmanager
+def _told(name: str, image: BenchmarkImage) -> Iterator[None]:
+    """Says in one line what a model cannot do."""
     try:
-        sr = make()
+        yield
     except ValueError as error:
         raise StageError(f"models.{name}: {image.name}: {error}: train it again") from error
-    rounded = to_uint8(sr[0])
-    context.output.write_bytes(file, encode_png(rounded))
-    return rounded
 
 
-def _given(
-    context: StageContext, model: LoadedModel, image: BenchmarkImage, lr: np.ndarray
-) -> _Given:
+def _read(given: Given, model: LoadedModel, image: BenchmarkImage, lr: np.ndarray) -> _Maps:
     import torch
 
     def of(expert: str) -> Output:
-        return context.input(f"expert/{expert}/evaluation", context.partition)
+        return given.input(f"expert/{expert}/evaluation", given.partition)
 
-    return _Given(
+    return _Maps(
         to_tensor(lr),
         {e: torch.from_numpy(read_image(of(e), image.key))[None] for e in model.experts},
         {e: torch.from_numpy(read_features(of(e), image.key))[None] for e in model.features},
     )
 
 
-def _turned(given: _Given, turn: Turn) -> _Given:
-    return _Given(
-        turn(given.lr),
-        {name: turn(maps) for name, maps in given.pictures.items()},
-        {name: turn(maps) for name, maps in given.features.items()},
+def _turned(maps: _Maps, turn: Turn) -> _Maps:
+    return _Maps(
+        turn(maps.lr),
+        {name: turn(picture) for name, picture in maps.pictures.items()},
+        {name: turn(features) for name, features in maps.features.items()},
     )
 
 
@@ -163,23 +141,23 @@ def _overlap(model: LoadedModel) -> Overlap:
     return overlap_of(None if model.experts else model.network, model.scale, model.sizes[1])
 
 
-def _job(model: LoadedModel, given: _Given, overlap: Overlap) -> Job:
+def _job(model: LoadedModel, maps: _Maps, overlap: Overlap) -> Job:
     import torch
     import torch.nn.functional as F
 
     scale, experts = model.scale, model.experts
     # The experts' pictures and features ride along on the LR grid, where an HR pixel is one of
     # scale² channels.
-    folded = [F.pixel_unshuffle(given.pictures[e], scale) for e in experts]
-    planes = [given.lr, *folded, *(given.features[e] for e in model.features)]
+    folded = [F.pixel_unshuffle(maps.pictures[e], scale) for e in experts]
+    planes = [maps.lr, *folded, *(maps.features[e] for e in model.features)]
     sizes = [plane.shape[1] for plane in planes]
     device = next(model.network.parameters()).device
 
     def forward(tile: Tensor) -> Tensor:
         first, *rest = tile.to(device).split(sizes, dim=1)
-        parts, maps = rest[: len(experts)], rest[len(experts) :]
+        parts, features = rest[: len(experts)], rest[len(experts) :]
         pictures = {e: F.pixel_shuffle(p, scale) for e, p in zip(experts, parts, strict=True)}
-        return model.upscale(first, pictures, dict(zip(model.features, maps, strict=True)))
+        return model.upscale(first, pictures, dict(zip(model.features, features, strict=True)))
 
     return Job(forward, torch.cat(planes, 1), scale, model.sizes[1], overlap)
 

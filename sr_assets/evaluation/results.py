@@ -118,19 +118,20 @@ class Results:
 
 def results_from_json(value: Mapping[str, Any]) -> Results:
     """Reads what `Results.to_json` wrote."""
-    images = tuple(
-        ImageScore(**{**image, "colour_offset": tuple(image["colour_offset"])})
-        for image in value["images"]
-    )
     return Results(
         value["name"],
         value["kind"],
-        images,
+        tuple(score_from_json(image) for image in value["images"]),
         value["parameters"],
         value["note"],
         value.get("tiled"),
         value.get("facts", {}),
     )
+
+
+def score_from_json(value: Mapping[str, Any]) -> ImageScore:
+    """Reads one image of what `Results.to_json` wrote, or what `asdict` made of a score."""
+    return ImageScore(**{**value, "colour_offset": tuple(value["colour_offset"])})
 
 
 def measure(

@@ -15,6 +15,7 @@ from filelock import FileLock
 from pydantic import ValidationError
 from upath import UPath
 
+from sr_assets.disk import write_whole
 from sr_assets.lineage.stage import StageError
 from sr_assets.recipe.loading import added_datasets_file
 from sr_assets.recipe.models import Recipe
@@ -72,9 +73,7 @@ def register(
         added.setdefault(role, {})[name] = dataset.model_dump(mode="json")
         text = json.dumps(added, indent=1)
         if is_local(file):
-            temporary = file.with_name(f"{file.name}.tmp")
-            temporary.write_text(text)
-            temporary.replace(file)
+            write_whole(Path(str(file)), text.encode())
         else:
             file.write_text(text)  # an object appears whole
     return dataset

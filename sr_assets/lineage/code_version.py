@@ -22,12 +22,23 @@ from sr_assets.lineage.stage import Stage
 _OURS = ("sr_models", "sr_assets")
 #: Modules that steer the work without taking part in it.
 _STEERING = (
+    "sr_assets.building_lock",
     "sr_assets.cli",
     "sr_assets.definitions",
+    "sr_assets.disk",
+    "sr_assets.executor",
     "sr_assets.graph",
     "sr_assets.lineage",
+    "sr_assets.output_folder",
+    "sr_assets.ray_actor",
+    "sr_assets.ray_connection",
+    "sr_assets.ray_workers",
     "sr_assets.recipe",
+    "sr_assets.remote_files",
+    "sr_assets.remote_outputs",
     "sr_assets.storage",
+    "sr_assets.stores.marker",
+    "sr_assets.stores.schema",
 )
 
 #: Fields of a syntax tree that hold statements, or what holds some.

@@ -6,25 +6,35 @@ The only place where a stage meets Dagster; what a stage computes is in `assets/
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any
 
 import dagster as dg
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from upath import UPath
 
+from sr_assets.building_lock import holder
+from sr_assets.disk import StorageError, make_folder, told
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version, load_code, module_digests
+from sr_assets.lineage.parents import end_with_run
 from sr_assets.lineage.progress import shown, terminal_bar
 from sr_assets.lineage.records import address_of, asset_key, current_output
 from sr_assets.lineage.stage import Partitioning, Ref, Stage, StageContext, StageError
-from sr_assets.storage import Output, OutputFolder, building_folder, open_output
+from sr_assets.lineage.together import run_together
+from sr_assets.output_folder import OutputFolder, building_folder
+from sr_assets.storage import Output, is_local, open_output
+from sr_assets.stores.schema import SchemaError
 
 PARTITIONS: dict[Partitioning, dg.DynamicPartitionsDefinition] = {
     "source": dg.DynamicPartitionsDefinition(name="source"),
     "dataset": dg.DynamicPartitionsDefinition(name="dataset"),
     "benchmark": dg.DynamicPartitionsDefinition(name="benchmark"),
 }
+
+_SILENT = 2.0
+"""Seconds that a process waits for another before it says so."""
 
 #: How a stage's metadata names a form that JSON has not.
 _FORMS: dict[str, Callable[[Any], Any]] = {
@@ -69,6 +79,7 @@ def to_asset(
         ],
     )
     def asset(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        end_with_run()
         partition = context.partition_key if context.has_partition_key else None
         ref = Ref(stage.key, partition)
         if partition not in graph.partitions(stage):
@@ -81,6 +92,9 @@ def to_asset(
             output, reused = _make(stage, ref, graph, version, context)
         except StageError as error:
             raise dg.Failure(f"{ref}: {error}", allow_retries=False) from error
+        except (StorageError, SchemaError) as error:
+            reason = StageError(str(error))  # one line that is ours, as the command line shows it
+            raise dg.Failure(f"{ref}: {reason}", allow_retries=False) from reason
         return _result(output, reused)
 
     return asset
@@ -127,7 +141,7 @@ def _make(
     final = graph.folder(ref) / address_of(stage, ref, version, inputs, outside)
     if (whole := open_output(final)) is not None:
         return whole, True
-    with _alone(final):
+    with told(building_folder(final)), _alone(final, shown(context.log.info)):
         if (whole := open_output(final)) is not None:
             return whole, True
         folder = OutputFolder(final)
@@ -148,7 +162,11 @@ def _make(
             "metadata": metadata,
             "seconds": round(time.monotonic() - started, 2),
         }
-        return folder.commit(marker), False
+        if is_local(final):
+            return folder.commit(marker), False
+        size = sum(entry["size"] for entry in folder.files.values())
+        with terminal_bar(context.log.info, f"{ref} to {graph.root}", size, "bytes") as sent:
+            return folder.commit(marker, sent), False
 
 
 def _stage_context(
@@ -172,14 +190,26 @@ def _stage_context(
         return terminal_bar(context.log.info, label, total, unit)
 
     log = shown(context.log.info)
-    return StageContext(graph.recipe, ref, folder, inputs, log, observe, bar, origin)
+    together = partial(run_together, context, folder.work / "together")
+    return StageContext(graph.recipe, ref, folder, inputs, log, observe, bar, origin, together)
 
 
-def _alone(final: UPath) -> FileLock:
-    """Keeps two processes from making the same output; the lock dies with its process."""
+@contextmanager
+def _alone(final: UPath, tell: Callable[[str], None]) -> Iterator[None]:
+    """Keeps two processes from making the same output; the lock dies with its process.
+
+    The second one waits, and then finds what the first has made.
+    """
     folder = building_folder(final)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder.with_suffix(".lock"))
+    make_folder(folder.parent)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        held = lock.acquire(timeout=_SILENT)
+    except Timeout:
+        tell(f"{final} is being built by {holder(folder)}: waiting for its end")
+        held = lock.acquire()
+    with held:
+        yield
 
 
 def _result(output: Output, reused: bool) -> dg.MaterializeResult:

@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import dagster as dg
+from upath import UPath
 
 from sr_assets.graph import Graph
 from sr_assets.lineage.code_version import code_version, module_digests
 from sr_assets.lineage.records import address_of, current_addresses
 from sr_assets.lineage.stage import Ref, Stage
-from sr_assets.storage import Output, open_output, why_not_whole
+from sr_assets.storage import Output, open_outputs, why_not_whole
 
 State = Literal["fresh", "stale", "missing"]
 
@@ -42,25 +43,31 @@ def survey(graph: Graph, instance: dg.DagsterInstance) -> dict[Ref, Status]:
     """
     versions = {key: code_version(stage) for key, stage in graph.stages.items()}
     addresses = current_addresses(instance, graph)
+    places = {ref: graph.folder(ref) / address for ref, address in addresses.items()}
+    outputs = dict(zip(places, open_outputs(graph.root, list(places.values())), strict=True))
     found: dict[Ref, Status] = {}
     for ref in graph.refs():
-        found[ref] = _status(graph, ref, versions[ref.asset], addresses.get(ref), found)
+        version, place = versions[ref.asset], places.get(ref)
+        found[ref] = _status(graph, ref, version, place, outputs.get(ref), found)
     return found
 
 
 def _status(
-    graph: Graph, ref: Ref, version: str, address: str | None, found: Mapping[Ref, Status]
+    graph: Graph,
+    ref: Ref,
+    version: str,
+    place: UPath | None,
+    output: Output | None,
+    found: Mapping[Ref, Status],
 ) -> Status:
     stage = graph.stages[ref.asset]
     inputs = graph.inputs(ref)
     late = [r for r in inputs if found[r].state != "fresh"]
-    output = None if address is None else open_output(graph.folder(ref) / address)
     if output is None:
         why = (
             "never made"
-            if address is None
-            else why_not_whole(graph.folder(ref) / address)
-            or f"its output {address} is no longer in {graph.root}"
+            if place is None
+            else why_not_whole(place) or f"its output {place.name} is no longer in {graph.root}"
         )
         return Status(ref, "missing", why, None, not late)
     if late:
@@ -68,7 +75,7 @@ def _status(
         return Status(ref, "stale", _join(whys), output, False)
     outside = dict(stage.outside(ref.partition))
     made_from = {r: o for r in inputs if (o := found[r].output) is not None}
-    if address == address_of(stage, ref, version, made_from, outside):
+    if output.path.name == address_of(stage, ref, version, made_from, outside):
         return Status(ref, "fresh", "", output, True)
     why = _join(differences(stage, ref, output.marker, made_from, outside))
     return Status(ref, "stale", why, output, True)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from dagster._core.storage.runs import SqliteRunStorage  # nothing public tells it
 from filelock import FileLock, Timeout
 
 from sr_assets.lineage.records import asset_key
@@ -55,17 +56,26 @@ def bury_dead_runs(instance: dg.DagsterInstance) -> list[str]:
 
     A process that is killed cannot report its end, and without the daemon nobody else does: the
     next run would wait for the slot for ever. A run of the command line has failed; one of the UI
-    ended with it, and is cancelled so that the daemon does not start it again unasked.
+    ended with it, and is cancelled so that the daemon does not start it again unasked. In a
+    database that several homes may share, only what this home's command line ran is judged: the
+    rest may run on another machine, and a daemon looks after it.
     """
+    alone = isinstance(instance.run_storage, SqliteRunStorage)
     buried = []
     for run in instance.get_runs(filters=dg.RunsFilter(statuses=_UNFINISHED)):
-        if _SERVER in run.tags and not _answers(json.loads(run.tags[_SERVER])):
+        if _SERVER in run.tags:
+            if not alone or _answers(json.loads(run.tags[_SERVER])):
+                continue
             instance.report_run_canceled(run, "the UI that ran it was stopped")
-        elif _LOCK in run.tags and _is_gone(_lock_path(instance, run.tags[_LOCK])):
+        elif _LOCK in run.tags:
+            path = _lock_path(instance, run.tags[_LOCK])
+            if not (path.exists() and _is_free(path)):
+                continue
             now = instance.get_run_by_id(run.run_id)
             if now is None or now.is_finished:
                 continue  # it ended between our two looks
             instance.report_run_failed(run, "its process was killed")
+            path.unlink(missing_ok=True)
         else:
             continue
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
@@ -77,19 +87,17 @@ def _lock_path(instance: dg.DagsterInstance, name: str) -> Path:
     return Path(instance.root_directory) / "locks" / name
 
 
-def _is_gone(path: Path) -> bool:
+def _is_free(path: Path) -> bool:
     """Whether nobody holds the lock.
 
     It ends with its process, unlike a process id: a zombie keeps that, and another container on the
     same home gives it to a stranger.
     """
-    path.parent.mkdir(exist_ok=True)
     try:
         with FileLock(path, timeout=0):
-            path.unlink(missing_ok=True)
+            return True
     except Timeout:
         return False
-    return True
 
 
 def _answers(server: Mapping[str, Any]) -> bool:

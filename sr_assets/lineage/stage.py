@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 
 #: `source` is every image set (datasets and benchmarks); the other two are its halves.
 Partitioning = Literal["source", "dataset", "benchmark"]
@@ -34,23 +35,19 @@ class StageError(Exception):
 
 
 Observe = Callable[[Mapping[str, float | int]], None]
+#: Passes a JSON value on to the step that started this process.
+Tell = Callable[[Any], None]
+#: What each process of a group does.
+Job = Callable[[Tell], None]
 
 
-@dataclass
-class StageContext:
-    """What a stage is given when it runs."""
+@dataclass(frozen=True)
+class Given:
+    """What a stage reads: all that another process needs to compute a part of its output."""
 
     recipe: Recipe
     ref: Ref
-    output: OutputFolder
     inputs: Mapping[Ref, Output]
-    log: Callable[[str], None]
-    #: Draws points of curves in Dagster while the stage runs; at most about 100 calls a run.
-    observe: Observe
-    #: (label, total, unit) -> context manager that yields `advance(n)`.
-    bar: Callable[[str, int, str], Any]
-    #: What a store keeps as its provenance: digests of the inputs, code version, recipe slice.
-    origin: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def partition(self) -> str:
@@ -70,6 +67,43 @@ class StageContext:
             KeyError: the stage did not declare it.
         """
         return self.inputs[Ref(asset, partition)]
+
+
+def _never_together(count: int, job: Job, hear: Callable[[Any], None]) -> None:
+    raise StageError("compute.processes: only a run of Dagster starts processes: set it to 1")
+
+
+@dataclass
+class StageContext:
+    """What a stage is given when it runs."""
+
+    recipe: Recipe
+    ref: Ref
+    output: OutputFolder
+    inputs: Mapping[Ref, Output]
+    log: Callable[[str], None]
+    #: Draws points of curves in Dagster while the stage runs; at most about 100 calls a run.
+    observe: Observe
+    #: (label, total, unit) -> context manager that yields `advance(n)`.
+    bar: Callable[[str, int, str], Any]
+    #: What a store keeps as its provenance: digests of the inputs, code version, recipe slice.
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    #: (how many, job, takes what the first one tells): runs the job in processes of one group.
+    together: Callable[[int, Job, Callable[[Any], None]], None] = _never_together
+
+    @property
+    def given(self) -> Given:
+        """What the stage reads, without what it writes."""
+        return Given(self.recipe, self.ref, self.inputs)
+
+    @property
+    def partition(self) -> str:
+        """The partition that is being made; see `Given`."""
+        return self.given.partition
+
+    def input(self, asset: str, partition: str | None = None) -> Output:
+        """The current output of one of the declared inputs; see `Given`."""
+        return self.given.input(asset, partition)
 
     @contextmanager
     def progress(

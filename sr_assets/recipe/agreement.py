@@ -69,6 +69,11 @@ def disagreements(recipe: Recipe) -> list[str]:
                 f"{path}.train.crop {model.train.crop} is larger than an LR patch "
                 f"({recipe.silver.patch_size // recipe.scale})"
             )
+        if model.train.batch % recipe.compute.processes:
+            problems.append(
+                f"{path}.train.batch {model.train.batch} is no multiple of compute.processes "
+                f"{recipe.compute.processes}: each process takes an equal share of it"
+            )
         problems.extend(_augment_problems(f"{path}.train", recipe, model))
         if isinstance(model, UpscalerModel):
             problems.extend(_unknown_architecture(path, model.network.architecture))

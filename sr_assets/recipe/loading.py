@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from upath import UPath
 
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import root_of
+from sr_assets.storage import read_bytes, root_of
 
 Loc = tuple[str | int, ...]
 _ADDED = "added_datasets.json"
@@ -206,10 +206,11 @@ def _absolute(data: dict[str, Any], folder: Path) -> dict[str, Any]:
         return {**source, "path": absolute(source["path"])}
 
     def mend_model(section: Any) -> Any:
-        train = section.get("train") if isinstance(section, dict) else None
-        if not isinstance(train, dict) or not isinstance(train.get("start_from"), str):
-            return section
-        return {**section, "train": {**train, "start_from": absolute(train["start_from"])}}
+        for part, field in (("train", "start_from"), ("perceptual", "weights")):
+            inner = section.get(part) if isinstance(section, dict) else None
+            if isinstance(inner, dict) and isinstance(inner.get(field), str):
+                section = {**section, part: {**inner, field: absolute(inner[field])}}
+        return section
 
     mended = dict(data)
     for name in ("datasets", "benchmarks", "experts"):
@@ -231,9 +232,10 @@ def _with_added(data: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(name, str) or not isinstance(root, str | None):
         return data
     file = root_of(name, root) / _ADDED
-    if not file.exists():
+    try:
+        added = json.loads(read_bytes(file))
+    except FileNotFoundError:
         return data
-    added = json.loads(file.read_bytes())
     given = {role: data.get(role, {}) for role in ("datasets", "benchmarks")}
     if not all(isinstance(sections, dict) for sections in given.values()):
         return data

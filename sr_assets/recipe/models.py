@@ -95,9 +95,15 @@ class Expert(Strict):
     )
     features: bool | str = Field(
         False,
-        description="Also cache features, for fusions that learn from them: true for those after "
+        description="Features that models may learn from: true for those after "
         "`conv_after_body`, or the path of another module whose output has the size of LR, such "
-        "as `LR_conv`.",
+        "as `LR_conv`. They are cached once a model of the recipe needs them.",
+    )
+    cache: Literal["lossless", "default", "small"] = Field(
+        "default",
+        description="How the cache stores SR and features: `default` in integers (SR in steps of "
+        "1/2040, features in 8 bits), `small` the same packed better and read slower, `lossless` "
+        "in fp32.",
     )
     dtype: Literal["fp32", "bf16"] = Field(
         "fp32", description="Arithmetic of the forward pass; fp16 overflows in these networks."
@@ -118,6 +124,17 @@ class Compute(Strict):
         "auto", description="Where networks run; auto takes the best that is there."
     )
     workers: int = Field(2, ge=1, le=256, description="Threads for decoding and degrading.")
+    processes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share a training, each with a GPU of its own, or on the CPU.",
+    )
+    executor: Literal["local", "ray"] = Field(
+        "local",
+        description="What computes gold, expert caches and evaluations: the process of the run, or "
+        "Ray's workers, on the cluster of `RAY_ADDRESS` or on this machine (docs/scale.md).",
+    )
 
 
 class Recipe(Strict):
@@ -175,6 +192,16 @@ class Recipe(Strict):
         if not isinstance(model, FusionModel) or not model.phases.collaboration:
             return ()
         return tuple(e for e in self.experts_of(name) if self.experts[e].features)
+
+    def expert_as_cached(self, name: str) -> Expert:
+        """Expert `name`, with its features only where a model of the recipe learns from them."""
+        wanted = any(
+            name in self.features_of(model)
+            or (isinstance(m, StudentModel) and m.features and name in m.features.experts)
+            for model, m in self.models.items()
+        )
+        expert = self.experts[name]
+        return expert if wanted else expert.model_copy(update={"features": False})
 
     def teachers_of(self, name: str) -> tuple[str, ...]:
         """The models and experts whose pictures model `name` learns from; none for other kinds."""

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from sr_assets.recipe.perceptual import Perceptual
 from sr_assets.recipe.strict import DatasetName, Name, Strict
 from sr_assets.recipe.training import Train
 
@@ -32,6 +33,10 @@ class ModelBase(Strict):
     )
     train: Train = Field(Train(), description="The training run.")
     licence: str | None = Field(None, description="Licence of the released weights.")
+    perceptual: Perceptual | None = Field(
+        None,
+        description="Also refine its pictures of benchmarks by diffusion; nothing when left out.",
+    )
 
 
 class UpscalerModel(ModelBase):
@@ -164,9 +169,10 @@ def control_name(student: str) -> str:
 def controls(models: Mapping[str, Model]) -> dict[str, PlainModel]:
     """The controls that students ask for: the same networks and training without a teacher."""
     students = {n: m for n, m in models.items() if isinstance(m, StudentModel) and m.control}
+    shared = UpscalerModel.model_fields.keys() - {"perceptual"}
     return {
         control_name(name): PlainModel(
-            kind="plain", **{field: getattr(m, field) for field in UpscalerModel.model_fields}
+            kind="plain", **{field: getattr(m, field) for field in sorted(shared)}
         )
         for name, m in students.items()
     }

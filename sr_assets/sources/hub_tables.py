@@ -23,6 +23,7 @@ from sr_assets.sources.archive_tar import plain_tar_members
 from sr_assets.sources.files import EXTENSIONS, Fetching, SourceFile
 from sr_assets.sources.hub_endings import ending_of
 from sr_assets.sources.names import unsafe
+from sr_models.one_line import one_line
 
 #: Ending -> the name that the `datasets` library has for the format.
 TABLES = {".parquet": "parquet", ".tar": "webdataset"}
@@ -224,7 +225,7 @@ class Unpacking:
         except (StageError, OSError, MemoryError):
             raise
         except Exception as error:  # pyarrow, datasets and tarfile share no base class
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = one_line(error)
             raise StageError(
                 f"{self.fetching.where}: {shown} cannot be read as {TABLES[_suffix(shown)]} "
                 f"({reason}); leave it out with `ignore`"

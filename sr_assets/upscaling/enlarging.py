@@ -31,6 +31,8 @@ class Enlarger:
     """Take the mean of the eight flips and transposes of each tile: eight times the work."""
     fp16: bool = False
     """Compute in half precision where torch's autocast does."""
+    refine: Callable[[Tensor], Tensor] | None = None
+    """What the colours of each tile go through then, [1, 3, H, W] in [0, 1]; alpha does not."""
 
     def network(self, lr: Tensor) -> Tensor:
         """float32 [1, 3, h, w] in [0, 1] -> floating [1, 3, scale h, scale w], not clamped."""
@@ -62,7 +64,7 @@ class Enlarger:
         from sr_models.inference.streaming import samples_to_unit
 
         planes = samples_to_unit(lr, self.upscaler.device)
-        sr = self._colours(planes[:, :-1] if alpha else planes)
+        sr = self._refined(self._colours(planes[:, :-1] if alpha else planes))
         if not alpha:
             return sr
         if opaque:
@@ -77,6 +79,13 @@ class Enlarger:
         """[1, 1 or 3, h, w] -> [1 or 3, scale h, scale w]; grey is the mean of three channels."""
         sr = self.network(planes.expand(-1, 3, -1, -1).contiguous())[0].float()
         return sr.mean(0, keepdim=True) if planes.shape[1] == 1 else sr
+
+    def _refined(self, sr: Tensor) -> Tensor:
+        """[1 or 3, H, W], the same of what is made of it; grey as in `_colours`."""
+        if self.refine is None:
+            return sr
+        made = self.refine(sr.expand(3, -1, -1)[None])[0]
+        return made.mean(0, keepdim=True) if sr.shape[0] == 1 else made
 
 
 def upscale_picture(

@@ -20,7 +20,9 @@ from tqdm import tqdm
 from upath import UPath
 
 from sr_assets.lineage.stage import StageError
+from sr_assets.perceptual import demand_files
 from sr_assets.pictures import inspect
+from sr_assets.recipe.perceptual import Perceptual
 from sr_assets.srgb import BadImage
 from sr_assets.upscaling.alpha import REACH, with_hidden_colours_filled
 from sr_assets.upscaling.enlarging import Enlarger
@@ -29,7 +31,9 @@ from sr_assets.upscaling.jobs import STREAM, Job, find_jobs, missing
 from sr_assets.upscaling.planning import SMALLEST_TILE, Plan, measured_difference, plan_tiles
 from sr_assets.upscaling.precision import load_enlarger
 from sr_assets.upscaling.reading import Picture, open_picture
+from sr_assets.upscaling.refining import refining
 from sr_assets.upscaling.writing import Scratch, encode, finished, scratch_beside
+from sr_models.one_line import one_line
 
 if TYPE_CHECKING:
     from sr_models.inference.streaming import Cut
@@ -87,6 +91,7 @@ def upscale_files(
     tile: int | None = None,
     halo: int | None = None,
     self_ensemble: bool = False,
+    perceptual: Perceptual | None = None,
     format: str | None = None,  # noqa: A002 - the word of the command
     quality: int | None = None,
     depth: int | None = None,
@@ -111,6 +116,7 @@ def upscale_files(
         halo: context on each side of a tile that is computed and thrown away (LR px); None takes
             what the network sees.
         self_ensemble: the mean of the eight flips and transposes.
+        perceptual: refine what the model makes by diffusion, for looks; None leaves it.
         format: of what is written: png, jpeg, webp, tiff or avif; None for what the name says.
         quality: 1 to 100, of jpeg, webp and avif.
         depth: 8 or 16 bits a sample; None for that of the input.
@@ -135,7 +141,11 @@ def upscale_files(
         return report
     if tile is not None and tile <= 2 * (halo or 0):
         raise StageError(f"--tile {tile} must be more than twice the halo of {halo or 0} px")
+    if perceptual is not None:
+        demand_files(perceptual)
     enlarger = load_enlarger(model, root, device, backend, dtype, self_ensemble)
+    if perceptual is not None:
+        enlarger = refining(enlarger, perceptual, device)
     started = time.monotonic()
 
     @functools.cache
@@ -220,7 +230,7 @@ def _one(run: _Run, job: Job, streams: Path, report: UpscaleReport) -> None:
     except BadImage as error:
         reason = error.reason
     except (OSError, ValueError, ArithmeticError, MemoryError, RuntimeError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = one_line(error)
     else:
         report.written.append(job.target)
         report.megapixels += height * width / 1e6

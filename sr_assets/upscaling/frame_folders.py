@@ -25,6 +25,7 @@ from sr_assets.upscaling.jobs import STREAM, Job, find_jobs
 from sr_assets.upscaling.reading import Picture, load_vips, open_picture
 from sr_assets.upscaling.sequences import Sequence
 from sr_assets.upscaling.writing import encode
+from sr_models.one_line import one_line
 
 
 def upscale_frames(
@@ -82,7 +83,7 @@ def upscale_frames(
                 sr = sequence.enlarge(_pixels(picture, job))
                 _write(sr, job, quality, picture)
             except (OSError, ValueError, RuntimeError) as error:
-                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                reason = one_line(error)
                 raise StageError(f"{job.source}: {reason}") from error
             report.written.append(job.target)
             report.megapixels += sr.shape[0] * sr.shape[1] / 1e6

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sr_assets.lineage.stage import StageError
+from sr_assets.memory import available_memory
 from sr_assets.model_lookup import Upscaler
-from sr_assets.stores.kept import available_memory
 from sr_assets.upscaling.enlarging import Enlarger, upscale_samples
 
 if TYPE_CHECKING:

@@ -31,15 +31,13 @@ def load_enlarger(
         root: folder of a recipe's outputs.
         device: where it runs.
         backend: what runs it.
-        dtype: `auto` is the backend's own; `fp32` exact arithmetic; `bf16` the backend of that
+        dtype: `auto` is the backend's own; `fp32` the fastest exact one; `bf16` the backend of that
             name, for architectures that bear it; `fp16` half precision on a GPU, likewise.
         self_ensemble: the mean of the eight flips and transposes.
 
     Raises:
         StageError: there is no such model, or it does not run that way here.
     """
-    from sr_models.inference.backends.catalogue import UNMEASURED, find_backend
-
     if dtype not in DTYPES:
         raise StageError(f"--dtype {dtype} is not one of {', '.join(DTYPES)}")
     if dtype != "auto" and backend != "auto":
@@ -50,10 +48,8 @@ def load_enlarger(
         upscaler = load_upscaler(model, root, device, "torch")
         _demand_fp16(upscaler)
         return Enlarger(upscaler, self_ensemble, fp16=True)
-    upscaler = load_upscaler(model, root, device, backend)
-    if dtype == "fp32" and find_backend(upscaler.backend).exactness != "exact":
-        upscaler = load_upscaler(model, root, device, UNMEASURED.name)
-    return Enlarger(upscaler, self_ensemble)
+    chosen = "exact" if dtype == "fp32" else backend
+    return Enlarger(load_upscaler(model, root, device, chosen), self_ensemble)
 
 
 def _demand_fp16(upscaler: Upscaler) -> None:

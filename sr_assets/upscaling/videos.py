@@ -5,10 +5,9 @@ How frames are enlarged is `sequences.py`. Needs the extra `video`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,9 @@ from tqdm import tqdm
 
 from sr_assets.lineage.stage import StageError
 from sr_assets.pictures import Pixels
+from sr_assets.upscaling.appearing import clear, whole_file
 from sr_assets.upscaling.sequences import Sequence
+from sr_models.one_line import one_line
 
 if TYPE_CHECKING:
     import av
@@ -86,22 +87,14 @@ def upscale_video_file(
     av = load_av()
     from sr_models.experts.running import ExpertMemoryError
 
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp{target.suffix}")
+    wanted = _Wanted(encoder, quality, max_megapixels)
     try:
-        with _opened(av, source) as reader, av.open(str(temporary), "w") as writer:
-            report = _copied(
-                av, reader, writer, sequence, _Wanted(encoder, quality, max_megapixels), tell
-            )
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with whole_file(target, target.suffix.lower()) as temporary:
+            clear(target.parent)
+            with _opened(av, source) as reader, av.open(str(temporary), "w") as writer:
+                return _copied(av, reader, writer, sequence, wanted, tell)
     except (ExpertMemoryError, ValueError, av.FFmpegError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise StageError(f"{source}: {reason}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return report
+        raise StageError(f"{source}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -159,44 +152,64 @@ def _copied(
     tell(_told(stream, sequence))
     sound = {s.index: _sound(writer, s) for s in reader.streams.audio}
     clock = _Clock(reader.format.name == "avi", stream.average_rate)
-    out: Any = None
-    waiting: list[Any] = []  # sound that comes before the first frame
-    count = 0
+    made = _Made(av, writer, wanted, stream, clock, tell)
     with tqdm(
-        total=stream.frames or None,
-        unit="frame",
-        desc=sequence.enlarger.upscaler.name,
+        total=stream.frames or None, unit="frame", desc=sequence.enlarger.upscaler.name,
         disable=not sys.stderr.isatty(),
-    ) as bar:
+    ) as bar:  # fmt: skip
         for packet in reader.demux(stream, *reader.streams.audio):
             if packet.stream.index in sound:
-                if packet.dts is not None:
-                    packet.stream = sound[packet.stream.index]
-                    waiting.append(packet)
-            else:
-                for frame in packet.decode():
-                    sr = sequence.enlarge(_pixels(frame))
-                    if out is None:
-                        out = _stream(writer, wanted, stream, frame, sr)
-                        if frame.interlaced_frame:
-                            tell(
-                                "interlaced: each frame is enlarged as it is; deinterlace it first"
-                            )
-                    elif (out.height, out.width) != sr.shape[:2]:
-                        raise ValueError(f"frame {count + 1} has another size than the first")
-                    clock.set(frame)
-                    for made in out.encode(_frame(av, sr, frame, out)):
-                        writer.mux(made)
-                    count += 1
-                    bar.update(1)
-            if out is not None:
-                while waiting:
-                    writer.mux(waiting.pop(0))
-    if out is None:
-        raise ValueError("no frame could be decoded")
-    for made in out.encode(None):
-        writer.mux(made)
-    return VideoReport(count, out.width, out.height)
+                made.hear(packet, sound[packet.stream.index])
+                continue
+            for frame in packet.decode():
+                made.show(frame, sequence.enlarge(_pixels(frame)))
+                bar.update(1)
+    return made.end()
+
+
+@dataclass
+class _Made:
+    """The file that is written, as far as it is."""
+
+    av: Any
+    writer: Any
+    wanted: _Wanted
+    source: Any
+    """The video stream that is read."""
+    clock: _Clock
+    tell: Callable[[str], None]
+    _out: Any = None
+    """The video stream that is written; its size is known with the first frame."""
+    _frames: int = 0
+    _waiting: list[Any] = field(default_factory=list)  # sound before the first frame
+
+    def hear(self, packet: Any, out: Any) -> None:
+        if packet.dts is not None:
+            packet.stream = out
+            self._waiting.append(packet)
+        self._flush()
+
+    def show(self, frame: Any, sr: Pixels) -> None:
+        if self._out is None:
+            self._out = _stream(self.writer, self.wanted, self.source, frame, sr)
+            if frame.interlaced_frame:
+                self.tell("interlaced: each frame is enlarged as it is; deinterlace it first")
+        elif (self._out.height, self._out.width) != sr.shape[:2]:
+            raise ValueError(f"frame {self._frames + 1} has another size than the first")
+        self.clock.set(frame)
+        self.writer.mux(self._out.encode(_frame(self.av, sr, frame, self._out)))
+        self._frames += 1
+        self._flush()
+
+    def end(self) -> VideoReport:
+        if self._out is None:
+            raise ValueError("no frame could be decoded")
+        self.writer.mux(self._out.encode(None))
+        return VideoReport(self._frames, self._out.width, self._out.height)
+
+    def _flush(self) -> None:
+        while self._out is not None and self._waiting:
+            self.writer.mux(self._waiting.pop(0))
 
 
 @dataclass

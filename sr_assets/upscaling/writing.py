@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import platform
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +17,7 @@ import numpy as np
 
 from sr_assets.pictures import Pixels
 from sr_assets.srgb import BadImage
+from sr_assets.upscaling.appearing import clear, hidden, whole_file
 from sr_assets.upscaling.formats import Format, demanded
 from sr_assets.upscaling.reading import load_vips, vips_line
 
@@ -68,8 +66,8 @@ def scratch_beside(
         OSError: the disk is full or the folder cannot be written to.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    _clear(target.parent)
-    path = _hidden(target.parent, "rows")
+    clear(target.parent)
+    path = hidden(target.parent, "rows")
     try:
         with path.open("wb") as file:
             size = height * width * bands * depth // 8
@@ -133,17 +131,11 @@ def encode(
         image = image.copy()
         image.set_progress(True)
         image.signal_connect("eval", lambda *_: progress())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _hidden(target.parent, "tmp")
     try:
-        _save(image, temporary, kind, quality)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
+        with whole_file(target) as temporary:
+            _save(image, temporary, kind, quality)
     except pyvips.Error as error:
         raise OSError(f"cannot be written as {kind.name}: {vips_line(error)}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_picture(pixels: Pixels, target: Path) -> None:
@@ -160,32 +152,6 @@ def write_picture(pixels: Pixels, target: Path) -> None:
         raise OSError(error.reason) from error
     image = vips.Image.new_from_array(np.ascontiguousarray(pixels))
     encode(image.copy(interpretation="srgb"), target, kind)
-
-
-def _hidden(folder: Path, suffix: str) -> Path:
-    """A name for this thread; not that of the picture, which may be as long as names can be."""
-    return folder / f".srd-{platform.node()}-{os.getpid()}-{threading.get_ident()}.{suffix}"
-
-
-def _clear(folder: Path) -> None:
-    """Removes what processes of this machine left behind that were killed."""
-    mine = f".srd-{platform.node()}-"
-    for path in [*folder.glob(".srd-*.rows"), *folder.glob(".srd-*.tmp")]:
-        process = path.name.removeprefix(mine).split("-")[0]
-        if path.name.startswith(mine) and process.isdigit() and not _runs(int(process)):
-            path.unlink(missing_ok=True)
-
-
-def _runs(process: int) -> bool:
-    if sys.platform == "win32":  # where asking ends the process
-        return True
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _with_metadata(image: pyvips.Image, like: pyvips.Image) -> pyvips.Image:

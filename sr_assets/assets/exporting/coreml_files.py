@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from sr_assets.assets.exporting.onnx_files import written
 from sr_assets.assets.exporting.subject import Made, Refused, Subject
-from sr_assets.lineage.stage import StageError
 
 
 def make_coreml(subject: Subject) -> Iterator[Made | Refused]:
@@ -18,7 +18,7 @@ def make_coreml(subject: Subject) -> Iterator[Made | Refused]:
     Raises:
         StageError: coremltools is missing.
     """
-    from sr_models.export.coreml import CoreMLError, CoreMLPackagesError, export_coreml
+    from sr_models.export.coreml import export_coreml
     from sr_models.export.parity import Gate
 
     if subject.model.experts:
@@ -26,14 +26,14 @@ def make_coreml(subject: Subject) -> Iterator[Made | Refused]:
     file = subject.file("mlpackage.zip")
     path = subject.scratch / file
     model = subject.model
-    try:
-        report = export_coreml(
+    report = written(
+        file,
+        lambda: export_coreml(
             model.network, model.scale, model.sizes[1], path, metadata=subject.properties
-        )
-    except CoreMLPackagesError as error:
-        raise StageError(str(error)) from error
-    except CoreMLError as error:
-        yield Refused(file, str(error))
+        ),
+    )
+    if isinstance(report, Refused):
+        yield report
         return
     yield Made(
         file,

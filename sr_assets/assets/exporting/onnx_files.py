@@ -130,18 +130,18 @@ def make_graph(
 
 
 def written(file: str, export: Callable[[], Report]) -> Report | Refused:
-    """What `export` reports of the graph that it writes, or why there is none.
+    """What `export` reports of the file that it writes, or why there is none.
 
     Raises:
         StageError: a package is missing.
     """
-    from sr_models.export.tracing import OnnxExportError, OnnxPackagesError
+    from sr_models.export.errors import ExportError, ExportPackagesError
 
     try:
         return export()
-    except OnnxPackagesError as error:
+    except ExportPackagesError as error:
         raise StageError(str(error)) from error
-    except OnnxExportError as error:
+    except ExportError as error:
         return Refused(file, str(error))
 
 

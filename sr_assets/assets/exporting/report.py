@@ -33,6 +33,7 @@ def metadata_of(report: Mapping[str, Any], description: Mapping[str, Any]) -> di
         "parameters": description["parameters"],
         "bytes": sum(file["size"] for file in report["files"].values()),
         "files": {"md": _table(report)},
+        "patches": {"md": _patches(report)},
     }
     if report["spandrel"]:
         numbers["spandrel_difference"] = report["spandrel"]["max_difference"]
@@ -73,6 +74,29 @@ def _table(report: Mapping[str, Any]) -> str:
     for name, reason in report["held_back"].items():
         rows.append((name, "held back", plain(reason), *[""] * 6))
     return table(head, rows)
+
+
+def _patches(report: Mapping[str, Any]) -> str:
+    """A row for each patch: what the network scores, and what each file gains or loses on it."""
+    files = {n: f["parity"]["patches"] for n, f in report["files"].items() if f["parity"]}
+    names, scores = report["measured_on"]["patches"], report["torch"]["patches"]
+    rows = [
+        (
+            name,
+            "identical to HR" if score is None else f"{score:.2f} dB",
+            *(_change(patches[index]) for patches in files.values()),
+        )
+        for index, (name, score) in enumerate(zip(names, scores, strict=True))
+    ]
+    return table(("patch", "PSNR-Y of torch", *files), rows)
+
+
+def _change(patch: Mapping[str, float | None]) -> str:
+    change, to_torch = patch["psnr_y_change"], patch["psnr_y_to_torch"]
+    if to_torch is None:
+        return "identical"
+    moved = "not finite" if change is None else f"{change:+.4f} dB"
+    return f"{moved} ({to_torch:.1f} dB to torch)"
 
 
 def finite(value: float) -> float | None:

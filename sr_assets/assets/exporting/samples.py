@@ -32,14 +32,15 @@ def read_samples(
 
     stores = [
         (
+            d,
             PatchReader(context.input("silver/patches", d)),
             PairReader(context.input("gold/pairs", d)),
         )
         for d in datasets
     ]
     every = [
-        (patches, pairs, int(index))
-        for patches, pairs in stores
+        (name, patches, pairs, int(index))
+        for name, patches, pairs in stores
         for index in np.flatnonzero(patches.split == split)
     ]
     if not every:
@@ -49,11 +50,10 @@ def read_samples(
         )
     chosen = np.unique(np.linspace(0, len(every) - 1, count).round().astype(int))
     found = []
-    for patches, pairs, index in (every[c] for c in chosen):
+    for name, patches, pairs, index in (every[c] for c in chosen):
         lr = pairs.lr(index, 0).astype(np.float32) / np.float32(255)
-        found.append(
-            Sample(torch.from_numpy(lr).permute(2, 0, 1)[None].contiguous(), patches.hr(index))
-        )
+        planes = torch.from_numpy(lr).permute(2, 0, 1)[None].contiguous()
+        found.append(Sample(planes, patches.hr(index), f"{name}/{index}"))
     return tuple(found)
 
 

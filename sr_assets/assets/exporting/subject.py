@@ -30,6 +30,8 @@ class Sample:
     """float32 [1, 3, h, w] in [0, 1]."""
     hr: np.ndarray
     """uint8 [H, W, 3]."""
+    name: str
+    """`<dataset>/<number of the patch>`."""
     sr: Mapping[str, Tensor] = field(default_factory=dict)
     """Expert -> float32 [1, 3, H, W]."""
     features: Mapping[str, Tensor] = field(default_factory=dict)
