@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 from hypothesis import settings
+from s3_server import s3, s3_server
+
+__all__ = ["s3", "s3_server"]  # fixtures
 
 # No deadline: tests assert behaviour, never elapsed time, and machines are shared.
 settings.register_profile("project", deadline=None)

@@ -22,8 +22,7 @@ def test_a_killed_expert_cache_keeps_its_finished_shards(project: Project) -> No
     def first_shard() -> list[Path]:
         return [file for name, file in _whole_files(folder).items() if "/c/0/" in name]
 
-    arrays = ("sr", "features", "feature_scale")
-    project.kill_when(lambda: len(first_shard()) == len(arrays), "build", name)
+    project.kill_when(lambda: bool(first_shard()), "build", name)
     kept = {file: file.stat() for file in first_shard()}
     _assert_only_whole_outputs(project, expect_hidden=folder)
     _assert_running(project)

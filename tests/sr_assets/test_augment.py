@@ -6,14 +6,16 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sr_assets.recipe.loading import RecipeError, load_recipe
 from sr_assets.recipe.training import Augment
-from sr_assets.stores.expert_cache import SR_STEP
-from sr_assets.stores.samples import DatasetStores, TrainingSamples
+from sr_assets.stores.fixed_point import SR_STEP
+from sr_assets.stores.samples import DatasetStores, Empty, Maps, TrainingSamples
 from sr_models.degradations.bicubic import downscale_uint8
+from sr_models.training.stored import dequantised
 
 SCALE, SIDE, COUNT = 4, 96, 5  # coordinates fit in 8 bits, and LR ones in 7
 LR_SIDE = SIDE // SCALE
@@ -26,6 +28,8 @@ class Coded:
     variants: int = 1
     images: list[str] = field(default_factory=lambda: [f"{i}.png" for i in range(COUNT)])
     feature_shape: tuple[int, ...] = (3, LR_SIDE, LR_SIDE)
+
+    sr_step: float = SR_STEP
 
     def __post_init__(self) -> None:
         self.image = np.arange(COUNT, dtype=np.int32)
@@ -43,6 +47,25 @@ class Coded:
 
     def features_stored(self, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
         return _coordinates(n, LR_SIDE).astype(np.int8), np.array([1, 2, 4], np.float32)
+
+    def hr_batch(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        return np.stack([self.hr(n) for n in indices], out=out)
+
+    def lr_batch(
+        self, indices: np.ndarray, variants: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        return np.stack([self.lr(n, 0) for n in indices], out=out)
+
+    def sr_stored_batch(
+        self, indices: np.ndarray, variants: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        return np.stack([self.sr_stored(n, 0) for n in indices], out=out)
+
+    def features_stored_batch(
+        self, indices: np.ndarray, variants: np.ndarray, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        both = [self.features_stored(n, 0) for n in indices]
+        return np.stack([b[0] for b in both], out=out), np.stack([b[1] for b in both])
 
 
 @dataclass
@@ -73,15 +96,24 @@ def _coordinates(n: int, side: int) -> np.ndarray:
     return np.stack([y, x, np.full_like(y, n)])
 
 
+class Floating(TrainingSamples):
+    """Batches as a network sees them."""
+
+    def batch(self, number: int, size: int, crop: int, seed: int, empty: Empty = np.empty) -> Maps:
+        maps = super().batch(number, size, crop, seed, empty)
+        tensors = {name: torch.from_numpy(values) for name, values in maps.items()}
+        return {name: values.numpy() for name, values in dequantised(tensors).items()}
+
+
 def cached(augment: Augment) -> TrainingSamples:
     coded = cast(Any, Coded())
     stores = DatasetStores("a", coded, coded, {"hat": coded, "dat": coded})
-    return TrainingSamples([stores], SCALE, features=("dat",), augment=augment)
+    return Floating([stores], SCALE, features=("dat",), augment=augment)
 
 
 def uncached(augment: Augment, of: type[Coded] = Photos) -> TrainingSamples:
     memory = cast(Any, of())
-    return TrainingSamples([DatasetStores("a", memory, memory)], SCALE, augment=augment)
+    return Floating([DatasetStores("a", memory, memory)], SCALE, augment=augment)
 
 
 seeds, numbers = st.integers(0, 2**31), st.integers(0, 30)
@@ -128,8 +160,6 @@ def test_all_maps_of_a_sample_stay_aligned_within_the_margin(
 @settings(max_examples=60, deadline=None)
 @given(augment=consistent, number=numbers, seed=seeds, crop=st.integers(14, 20))
 def test_lr_stays_the_bicubic_of_hr(augment: Augment, number: int, seed: int, crop: int) -> None:
-    import torch
-
     from sr_models.degradations.bicubic import downscale
 
     batch = uncached(augment).batch(number, 3, crop, seed)

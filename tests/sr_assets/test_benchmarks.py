@@ -169,7 +169,7 @@ def test_a_cache_that_differs_from_the_expert_stops_it(
     cache = cached_stores.write_cache("edsr", expert, reader, tmp_path / "right")
     assert (len(cache), cache.size, cache.feature_shape) == (2, 32, (4, 8, 8))
     for name, wrong in broken.items():
-        monkeypatch.setattr(f"sr_assets.stores.expert_cache.{name}", wrong)
+        monkeypatch.setattr(f"sr_assets.stores.cache_coding.{name}", wrong)
     with pytest.raises(ValueError, match=f"the {what} in the cache of edsr are off by"):
         cached_stores.write_cache("edsr", expert, reader, tmp_path / "wrong")
 
@@ -336,6 +336,7 @@ def write_tiny_project(folder: Path) -> None:
             }
             for name in ("with_features", "without")
         },
+        "models": {"fused": {"kind": "fusion", "train": {"crop": 8}}},
     }
     (folder / "tiny.yaml").write_text(yaml.safe_dump(recipe))
 

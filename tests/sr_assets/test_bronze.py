@@ -20,11 +20,12 @@ from upath import UPath
 from sr_assets.assets import bronze, intake
 from sr_assets.assets.bronze import load_images, read_image
 from sr_assets.lineage.stage import Ref, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
 from sr_assets.report import dataset_page
 from sr_assets.sources import files
 from sr_assets.sources.finding import fingerprint
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.manifest import ManifestRow, from_parquet, to_parquet
 
 

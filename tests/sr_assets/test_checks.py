@@ -168,6 +168,13 @@ def test_student_is_held_to_its_control() -> None:
     assert not outcome.passed
 
 
+@pytest.mark.parametrize(("gain", "helped"), [(-0.1, False), (0.004, False), (0.006, True)])
+def test_a_gain_that_two_decimals_do_not_show_is_no_help(gain: float, helped: bool) -> None:
+    outcome = teacher_helped({"x": score(28.0 + gain)}, {"x": score(28.0)})
+    assert outcome.passed is helped
+    assert outcome.reason.startswith(f"{gain:+.3f} dB") and "0.005 dB" in outcome.reason
+
+
 def test_the_control_of_a_student_is_its_own() -> None:
     found = recipe()
     student, control = found.models["fast"], found.models["fast_control"]

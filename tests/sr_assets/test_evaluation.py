@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from upath import UPath
 
-from sr_assets.assets import bronze, evaluation, experts, gold, overlap, silver
+from sr_assets.assets import bronze, evaluation, expert_caches, experts, gold, overlap, silver
 from sr_assets.evaluation import experts as expert_evaluation
 from sr_assets.evaluation import models, tiling
 from sr_assets.evaluation.cost import Cost, total_cost
@@ -25,12 +25,14 @@ from sr_assets.evaluation.crops import choose_crops
 from sr_assets.evaluation.damage import read_damage
 from sr_assets.evaluation.results import ImageScore, Results, picture_names, results_from_json
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.checkpoint import write_model
-from sr_assets.stores.expert_cache import CacheReader, read_image
+from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.pairs import PairReader
 from sr_assets.stores.patches import VALIDATION, PatchReader
+from sr_assets.stores.whole_images import read_image
 from sr_models.degradations.bicubic import downscale_uint8, upscale
 from sr_models.fusion.convex import convex_weights, error_products
 from sr_models.fusion.experts import expert_mean
@@ -60,7 +62,7 @@ class Graph:
         self.recipe, self.root = recipe, root
         found = [
             s
-            for m in (bronze, overlap, silver, gold, experts, evaluation)
+            for m in (bronze, overlap, silver, gold, experts, expert_caches, evaluation)
             for s in m.stages(recipe)
         ]
         self.stages: dict[str, Stage] = {s.key: s for s in found}
@@ -255,23 +257,23 @@ def test_a_killed_evaluation_goes_on(graph: Graph, monkeypatch: pytest.MonkeyPat
     whole = graph.make("expert/two/evaluation", "bench")
     ref = Ref("expert/two/evaluation", "bench")
     ran: list[str] = []
-    real = expert_evaluation.write_image
+    real = expert_evaluation.image_files
 
-    def dying(folder: OutputFolder, name: str, sr: np.ndarray) -> None:
+    def dying(name: str, sr: np.ndarray) -> dict[str, bytes]:
         if len(ran) == 1:
             raise KeyboardInterrupt
         ran.append(name)
-        real(folder, name, sr)
+        return real(name, sr)
 
-    monkeypatch.setattr(expert_evaluation, "write_image", dying)
+    monkeypatch.setattr(expert_evaluation, "image_files", dying)
     with pytest.raises(KeyboardInterrupt):
         expert_evaluation.evaluate_expert(graph.context(ref, "killed"), "two")
 
-    def living(folder: OutputFolder, name: str, sr: np.ndarray) -> None:
+    def living(name: str, sr: np.ndarray) -> dict[str, bytes]:
         ran.append(name)
-        real(folder, name, sr)
+        return real(name, sr)
 
-    monkeypatch.setattr(expert_evaluation, "write_image", living)
+    monkeypatch.setattr(expert_evaluation, "image_files", living)
     context = graph.context(ref, "killed")
     expert_evaluation.evaluate_expert(context, "two")
     assert ran == ["0000", "0001"]

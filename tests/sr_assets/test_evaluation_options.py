@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from scipy.io import savemat
 from upath import UPath
 
-from sr_assets.assets import bronze, evaluation, experts, gold, overlap, silver
+from sr_assets.assets import bronze, evaluation, expert_caches, experts, gold, overlap, silver
 from sr_assets.evaluation import tiling
 from sr_assets.evaluation.benchmark import benchmark_images
 from sr_assets.evaluation.known_sets import KNOWN, mismatch
@@ -34,8 +34,9 @@ from sr_assets.lineage.code_version import code_version
 from sr_assets.lineage.records import address_of
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
 from sr_assets.model_lookup import Upscaler
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.checkpoint import write_model
 from sr_assets.upscaling.enlarging import upscale_picture
 from sr_assets.upscaling.planning import plan_tiles
@@ -90,7 +91,7 @@ class Outputs:
         self.made: dict[Ref, Output] = {}
         self.stages: dict[str, Stage] = {
             stage.key: stage
-            for module in (bronze, overlap, silver, gold, experts, evaluation)
+            for module in (bronze, overlap, silver, gold, experts, expert_caches, evaluation)
             for stage in module.stages(self.recipe)
         }
 

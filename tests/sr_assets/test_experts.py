@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save_file
 from upath import UPath
 
-from sr_assets.assets import experts
+from sr_assets.assets import expert_caches, experts
 from sr_assets.lineage.stage import Ref, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import OutputFolder
 from sr_assets.stores import expert_cache
 from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.pairs import PairWriter
@@ -26,20 +26,22 @@ from sr_models.networks import build_network
 COUNT, VARIANTS, SIDE = 5, 2, 12
 
 
-def _recipe(source, scale=4, **expert):
+def _recipe(source, scale=4, *, models=None, **expert):
     return Recipe.model_validate(
         {
             "name": "r",
             "scale": scale,
             "datasets": {"photos": {"source": {"kind": "folder", "path": "p"}}},
             "experts": {"e": {"source": source, **expert}},
+            "models": {"f": {"kind": "fusion"}} if models is None else models,
             "compute": {"device": "cpu"},
         }
     )
 
 
 def _stage(recipe, what):
-    return {s.key: s for s in experts.stages(recipe)}[f"expert/e/{what}"]
+    stages = [*experts.stages(recipe), *expert_caches.stages(recipe)]
+    return {stage.key: stage for stage in stages}[f"expert/e/{what}"]
 
 
 class _Run:
@@ -248,6 +250,33 @@ def test_cache_holds_what_the_expert_says(tmp_path, gold):
     weights = inputs[Ref("expert/e/weights")]
     assert cache.attributes["weights_sha256"] == weights.read_json("expert.json")["sha256"]
     assert run.metadata["sr_error_max"] <= 0.51 / 2040
+
+
+@pytest.mark.parametrize("preset", ["lossless", "default", "small"])
+def test_a_preset_keeps_what_it_promises(tmp_path, gold, preset):
+    recipe, inputs = _cached(tmp_path, gold, features=True, cache=preset)
+    run = _Run(tmp_path, recipe, "cache", inputs)
+    cache = CacheReader(run.output)
+    lr = torch.from_numpy(gold[1][:, 0]).permute(0, 3, 1, 2).float() / 255
+    out = run_expert(load_expert(tmp_path / "e.safetensors"), lr, features=True)
+    sr, features = cache.sr_batch(range(COUNT), [0] * COUNT), cache.features(1, 0)
+    error = np.abs(sr - out.sr.numpy()).max()
+    assert cache.attributes["preset"] == preset
+    assert error <= run.metadata["sr_error_max"] * 1.01 + 1e-6  # batches differ in rounding
+    if preset == "lossless":
+        assert run.metadata["sr_error_max"] == run.metadata["features_error_max"] == 0
+        assert cache.sr_step is None and cache.sr_stored(0, 0).dtype == np.float32
+        assert np.abs(features - out.features[1].numpy()).max() < 1e-5
+    else:
+        assert 0 < error < 0.51 / 2040 and cache.sr_step == 1 / 2040
+        assert cache.features_stored(1, 0)[0].dtype == np.int8
+
+
+def test_features_that_no_model_learns_from_are_not_cached(tmp_path, gold):
+    for models in ({}, {"f": {"kind": "fusion", "phases": {"collaboration": False}}}):
+        recipe, inputs = _cached(tmp_path, gold, features=True, models=models)
+        run = _Run(tmp_path / str(len(models)), recipe, "cache", inputs)
+        assert CacheReader(run.output).feature_shape is None
 
 
 def test_a_killed_cache_resumes_and_gives_the_same_content(tmp_path, gold, monkeypatch):

@@ -24,8 +24,9 @@ from sr_assets.home import open_instance
 from sr_assets.lineage.code_version import code_version, module_digests
 from sr_assets.lineage.records import address_of, asset_key
 from sr_assets.lineage.stage import Ref, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.pairs import (
     PARAMS,
     AppliedStep,

@@ -19,7 +19,7 @@ from sr_models.export import parity
 COMPACT = plain("Compact", num_feat=5, num_conv=2)
 FIGURES = {
     "max_difference", "mean_difference", "psnr_y_to_torch", "psnr_y", "psnr_y_change",
-    "seconds_per_megapixel",
+    "seconds_per_megapixel", "patches",
 }  # fmt: skip
 
 
@@ -38,7 +38,12 @@ def test_every_file_is_measured_beside_the_network(tmp_path: Path) -> None:
     }  # fmt: skip
     assert set(report["files"]) == names and report["held_back"] == {}
     assert output.read_json("description.json")["files"] == sorted(names)
-    assert report["measured_on"] == {"samples": 4, "hr_side": 32, "datasets": ["photos"]}
+    assert report["measured_on"] == {
+        "samples": 4, "hr_side": 32, "datasets": ["photos"],
+        "patches": report["measured_on"]["patches"],
+    }  # fmt: skip
+    assert len(set(report["measured_on"]["patches"])) == len(report["torch"]["patches"]) == 4
+    assert np.mean(report["torch"]["patches"]) == pytest.approx(report["torch"]["psnr_y"])
     for name, file in report["files"].items():
         assert file["sha256"] == output.marker["files"][name]["sha256"]
         assert file["size"] == len(output.read_bytes(name))
@@ -52,6 +57,12 @@ def test_every_file_is_measured_beside_the_network(tmp_path: Path) -> None:
         expected = report["torch"]["psnr_y"] + figures["psnr_y_change"]
         assert figures["psnr_y"] == pytest.approx(expected)
         assert name in output.metadata["files"]["md"]
+        changes = [patch["psnr_y_change"] for patch in figures["patches"]]
+        assert np.mean(changes) == pytest.approx(figures["psnr_y_change"], abs=1e-9)
+        assert name in output.metadata["patches"]["md"]
+    assert all(
+        name in output.metadata["patches"]["md"] for name in report["measured_on"]["patches"]
+    )
     assert json.loads(json.dumps(report, allow_nan=False)) == report
     half = load(output.read_bytes("net_x2_fp16.safetensors"))
     assert all(torch.equal(half[k], v.half()) for k, v in network.state_dict().items())
@@ -168,6 +179,24 @@ def test_int8_files_name_what_they_lose(tmp_path: Path) -> None:
         assert -file["parity"]["psnr_y_change"] <= 0.2
         if target == "trt":
             assert lint(output.read_bytes(name)) == ()
+
+
+def test_int8_files_are_of_the_folded_network(tmp_path: Path) -> None:
+    """What is measured and run in fp32 is folded: the quantised file must not have more to do."""
+    model = plain("paragonsr2_realtime", channels=8)
+    _, output, report = exported(tmp_path, {"int8": True, "onnx": True}, model)
+    names = ("net_x2_int8-cpu.onnx", "net_x2_int8-trt.onnx")
+    made = [name for name in names if name in report["files"]]
+    assert made
+    for name in made:
+        weights = [
+            list(tensor.dims)
+            for tensor in onnx.load_from_string(output.read_bytes(name)).graph.initializer
+        ]
+        # The 5x5 convolution of the features to 3 channels of 2x2 pixels.
+        assert any(dims[::2] == [12, 5] for dims in weights if len(dims) == 4)
+    plainly = onnx.load_from_string(output.read_bytes("net_x2_fp32.onnx")).graph.initializer
+    assert not any(list(tensor.dims)[2:] == [5, 5] for tensor in plainly)
 
 
 def test_coreml_is_told_not_to_have_run(tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from sr_assets.graph import Graph
 from sr_assets.lineage import code_version, runs
 from sr_assets.lineage.records import address_of, asset_key, current_output
 from sr_assets.lineage.stage import Ref
+from sr_assets.output_folder import OutputFolder
 from sr_assets.report import page
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 
 Change = Callable[[MatrixProject], None]
 Levels = list[set[str]]

@@ -18,7 +18,7 @@ from upath import UPath
 
 from sr_assets.cli import main
 from sr_assets.lineage.stage import Ref, StageError
-from sr_assets.storage import building_folder
+from sr_assets.output_folder import building_folder
 from sr_assets.stores.registry import publish
 from sr_assets.unneeded import Findings, find_unneeded, remove
 

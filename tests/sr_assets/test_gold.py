@@ -15,8 +15,9 @@ from upath import UPath
 from sr_assets.assets.gold import stages
 from sr_assets.lineage.code_version import module_digests
 from sr_assets.lineage.stage import Ref, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores import pairs as pair_store
 from sr_assets.stores.pairs import AppliedStep, PairReader
 from sr_assets.stores.patches import PatchPositions, PatchWriter
@@ -138,7 +139,7 @@ def test_a_damaged_patch_stops_the_stage_with_the_mend(tmp_path: Path) -> None:
     data[len(data) // 2] ^= 1
     shard.write_bytes(data)
     with pytest.raises(
-        StageError, match=r"hr\[\d\] is damaged .*delete its output and build again"
+        StageError, match=r"hr: shard 0, sample \d is damaged .*delete its output and build again"
     ):
         run(tmp_path, source, recipe())
 

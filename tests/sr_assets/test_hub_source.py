@@ -24,13 +24,13 @@ from upath import UPath
 
 from sr_assets.assets.intake import Intake
 from sr_assets.lineage.stage import StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.sources import ArchiveSource, FolderSource, HubSource, UrlListSource
 from sr_assets.sources import hub_answers
 from sr_assets.sources.files import Fetching, Found
 from sr_assets.sources.finding import find, fingerprint
 from sr_assets.sources.hub_answers import site_of
 from sr_assets.sources.hub_patterns import Patterns
-from sr_assets.storage import OutputFolder
 
 REPO = "owner/photos"
 

@@ -16,13 +16,13 @@ from upath import UPath
 
 from sr_assets.assets import model_cache, models
 from sr_assets.assets.trained import load_model
-from sr_assets.assets.training import _curves
+from sr_assets.assets.training_reports import curves, validation_log
 from sr_assets.assets.upscalers import upscaler_trainee
 from sr_assets.assets.validation import fair_means
 from sr_assets.lineage.code_version import module_digests
 from sr_assets.lineage.stage import Ref, Stage, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import OutputFolder
 from sr_assets.stores import expert_cache
 from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.pairs import PairReader
@@ -376,7 +376,7 @@ def test_rows_are_means_over_the_same_images() -> None:
 
 def test_an_observation_repeats_what_it_says_nothing_of() -> None:
     observed: list[dict[str, float]] = []
-    report = _curves(lambda point: observed.append(dict(point)), 2)
+    report = curves(lambda point: observed.append(dict(point)), 2)
     report(1, {"loss/total": 0.5, "loss/hr/l1": 0.5})
     report(1, {"psnr_y": 30.0})
     report(2, {"loss/total": 0.25, "loss/hr/l1": 0.2, "loss/hr/l2": 0.05})
@@ -390,6 +390,24 @@ def test_an_observation_repeats_what_it_says_nothing_of() -> None:
             "train/hr/l2": 0.05,
             "train/psnr_y": 30.0,
         },
+    ]
+
+
+def test_each_validation_says_how_the_steps_were_fed() -> None:
+    said: list[str] = []
+    report = validation_log(said.append)
+    for step, numbers in [
+        (5, {"data_wait": 0.004}),
+        (10, {"data_wait": 0.002}),
+        (10, {"psnr_y": 30.0}),
+    ]:
+        report(step, numbers)
+    report(15, {"data_wait": 0.5})
+    report(15, {"psnr_y": 31.0})
+    assert said == [
+        "step 10: validation PSNR-Y 30.00 dB, waited for data 0.2 %",
+        "step 15: validation PSNR-Y 31.00 dB, waited for data 50.0 %: one reading thread does not "
+        "keep up with these steps",
     ]
 
 

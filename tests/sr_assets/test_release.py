@@ -21,9 +21,10 @@ from sr_assets.assets.release_upstream import upstream
 from sr_assets.evaluation.pixels import decode_png, encode_png
 from sr_assets.evaluation.results import ImageScore, Results
 from sr_assets.lineage.stage import Ref, Stage, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
 from sr_assets.releases import list_releases, pull
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.checkpoint import write_model
 from sr_models.fusion.build import build_fusion
 from sr_models.fusion.gate import GateFusion

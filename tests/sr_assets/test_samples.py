@@ -3,21 +3,21 @@
 from typing import Any, cast
 
 import numpy as np
-import psutil
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sr_assets.stores.expert_cache import (
+from sr_assets.stores.fixed_point import (
     SR_STEP,
     dequantise,
     dequantise_features,
     quantise,
     quantise_features,
 )
-from sr_assets.stores.kept import KeptArrays, available_memory
-from sr_assets.stores.samples import DatasetStores, TrainingSamples, assemble
+from sr_assets.stores.samples import DatasetStores, Maps, TrainingSamples
 from sr_models.degradations.bicubic import downscale_uint8
+from sr_models.training.stored import dequantised
 
 SCALE, SIDE = 2, 24
 
@@ -37,6 +37,7 @@ class Memory:
         rough = draw.integers(0, 256, (count, SIDE // 4, SIDE // 4, 3))
         self._hr = rough.repeat(4, 1).repeat(4, 2).astype(np.uint8)
         self.feature_shape: tuple[int, ...] | None = (6, SIDE // SCALE, SIDE // SCALE)
+        self.sr_step: float | None = SR_STEP
 
     def hr(self, n: int) -> np.ndarray:
         return self._hr[n]
@@ -56,6 +57,42 @@ class Memory:
         """LR as a tap might return it: once as it is, once negative and seven times as large."""
         lr = self.lr(n, k).transpose(2, 0, 1).astype(np.float32)
         return quantise_features(np.concatenate([lr, -7 * lr]))
+
+    def hr_batch(self, indices: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        return filled([self.hr(n) for n in indices], out)
+
+    def lr_batch(
+        self, indices: np.ndarray, variants: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        return filled([self.lr(n, k) for n, k in zip(indices, variants, strict=True)], out)
+
+    def sr_stored_batch(
+        self, indices: np.ndarray, variants: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        both = zip(indices, variants, strict=True)
+        if self.sr_step is None:
+            return filled([self.sr(n, k) for n, k in both], out)
+        return filled([self.sr_stored(n, k) for n, k in both], out)
+
+    def features_stored_batch(
+        self, indices: np.ndarray, variants: np.ndarray, out: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        both = [self.features_stored(n, k) for n, k in zip(indices, variants, strict=True)]
+        values, scale = (np.stack(part) for part in zip(*both, strict=True))
+        if self.sr_step is None:
+            return filled(list(dequantise_features(values, scale)), out), None
+        return filled(list(values), out), scale
+
+
+def filled(rows: list[np.ndarray], out: np.ndarray | None) -> np.ndarray:
+    """One array of all rows, in `out` where there is one, as the stores' readers do it."""
+    return np.stack(rows, out=out)
+
+
+def floating(batch: Maps) -> Maps:
+    """A batch as the network sees it."""
+    tensors = {name: torch.from_numpy(values) for name, values in batch.items()}
+    return {name: values.numpy() for name, values in dequantised(tensors).items()}
 
 
 def dataset(name: str, memory: Memory, caches: tuple[str, ...] = ("hat",)) -> DatasetStores:
@@ -82,43 +119,55 @@ def test_a_batch_is_a_function_of_its_arguments(
         used.batch(number, size, crop, seed),
         two_datasets().batch(number, size, crop, seed),
     )
-    assert one.keys() == other.keys() == {"lr", "hr", "sr/hat", "features/hat"}
+    scales = {"scale/sr/hat": 1, "scale/features/hat": 6}
+    kinds = {"lr": "uint8", "hr": "uint8", "sr/hat": "int16", "features/hat": "int8"}
+    assert one.keys() == other.keys() == kinds.keys() | scales.keys()
     for key, array in one.items():
+        assert array.tobytes() == other[key].tobytes()
+        if key in scales:
+            assert array.shape == (size, scales[key]) and array.dtype == np.float32
+            continue
         channels = 6 if key.startswith("features") else 3
         side = crop * (SCALE if key in ("hr", "sr/hat") else 1)
-        assert array.shape == (size, channels, side, side) and array.dtype == np.float32
-        assert array.tobytes() == other[key].tobytes()
+        assert array.shape == (size, channels, side, side) and array.dtype == kinds[key]
+    for key, array in floating(one).items():
+        assert array.dtype == np.float32 and array.shape == one[key].shape
 
 
-@pytest.mark.parametrize("room", [0, 5_000])
-def test_what_stays_in_memory_changes_nothing(room: int) -> None:
-    used, limited = two_datasets(), two_datasets()
-    limited._kept = KeptArrays(room)
-    for number in range(5):
-        wanted, found = used.batch(number, 4, 8, 1), limited.batch(number, 4, 8, 1)
-        assert all(np.array_equal(wanted[key], found[key]) for key in wanted)
-    assert limited._kept.taken + limited._kept.room == room
-    assert (limited._kept.taken > 0) == (room > 0)
+def test_a_batch_outlives_the_next_one() -> None:
+    """What is read into memory that is used again has left it by then."""
+    samples = two_datasets()
+    kept = samples.batch(0, 4, 8, 1)
+    before = {key: array.copy() for key, array in kept.items()}
+    for number in range(1, 6):
+        samples.batch(number, 4, 8, 1)
+    assert all(np.array_equal(kept[key], before[key]) for key in before)
 
 
-def test_arrays_are_read_once_while_there_is_room() -> None:
-    reads: list[str] = []
+def test_a_batch_lies_where_it_is_told() -> None:
+    given: list[np.ndarray] = []
 
-    def read(name: str, size: int) -> int:
-        def arrays() -> tuple[np.ndarray, ...]:
-            reads.append(name)
-            return np.zeros(size, np.int8), np.zeros(1, np.float32)
+    def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        given.append(np.empty(shape, dtype))
+        return given[-1]
 
-        found, scale = kept.get(name, arrays)
-        return found.nbytes + scale.nbytes
+    batch = two_datasets().batch(3, 5, 8, 1, empty)
+    assert sorted(map(id, batch.values())) == sorted(map(id, given))
+    usual = two_datasets().batch(3, 5, 8, 1)
+    assert all(np.array_equal(batch[key], usual[key]) for key in usual)
 
-    kept = KeptArrays(20)
-    assert [read(*one) for one in [("a", 10), ("b", 10), ("c", 2), ("a", 10), ("b", 10)]] == [
-        *(14, 14, 6, 14, 14)
-    ]
-    assert reads == ["a", "b", "c", "b"] and kept.room == 0
-    assert 0 < available_memory() <= psutil.virtual_memory().total
-    assert 0 < KeptArrays().room <= min(4 << 30, available_memory() // 3)
+
+def test_lossless_caches_come_as_floats_without_scales() -> None:
+    exact, rounded = Memory(3, 4, seed=1), Memory(3, 4, seed=1)
+    exact.sr_step = None
+    one, other = (
+        TrainingSamples([dataset("a", memory)], SCALE, features=("hat",)).batch(0, 6, 8, 1)
+        for memory in (exact, rounded)
+    )
+    assert not any(key.startswith("scale/") for key in one)
+    assert one["sr/hat"].dtype == one["features/hat"].dtype == np.float32
+    for key, array in floating(other).items():
+        assert np.array_equal(floating(one)[key], array)
 
 
 @settings(max_examples=30, deadline=None)
@@ -137,7 +186,7 @@ def test_every_picture_of_a_sample_is_cut_and_turned_alike(
     number: int, seed: int, crop: int
 ) -> None:
     samples = TrainingSamples([dataset("a", Memory(3, 4))], SCALE, features=("hat",))
-    batch = samples.batch(number, 3, crop, seed)
+    batch = floating(samples.batch(number, 3, crop, seed))
     assert np.allclose(batch["sr/hat"], batch["hr"] * 1.1 - 0.05, atol=SR_STEP)
     grey = batch["lr"] * 255
     features = np.concatenate([grey, -7 * grey], 1)
@@ -176,20 +225,24 @@ def test_held_out_images_come_whole_and_never_train() -> None:
     samples = TrainingSamples(
         [dataset(n, m, ("hat", "grl")) for n, m in memories.items()], SCALE, features=("grl",)
     )
-    images = dict(samples.validation_images())
+    images = {image.name: image for image in samples.validation_images()}
     assert list(images) == ["a/folder/2.png", "b/folder/1.png"]
-    tiles = images["a/folder/2.png"]
-    whole = assemble(tiles, [tile.hr for tile in tiles])
+    image = images["a/folder/2.png"]
+    parts = [samples.held_out(image, slice(a, a + 3)) for a in (0, 3)]
+    maps = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+    whole = image.assemble(maps["hr"].transpose(0, 2, 3, 1))
     top, bottom = (
         np.concatenate([memories["a"].hr(8 + i), memories["a"].hr(9 + i)], 1) for i in (0, 2)
     )
     assert np.array_equal(whole, np.concatenate([top, bottom]))
-    for n, tile in enumerate(tiles, start=8):
-        assert np.array_equal(tile.lr, memories["a"].lr(n, 0).transpose(2, 0, 1) / np.float32(255))
-        assert np.array_equal(tile.sr["hat"], memories["a"].sr(n, 0))
+    seen = floating(maps)
+    assert seen.keys() == {"lr", "hr", "sr/hat", "sr/grl", "features/grl"}
+    for row, n in enumerate(range(8, 12)):
+        lr = memories["a"].lr(n, 0).transpose(2, 0, 1) / np.float32(255)
+        assert np.array_equal(seen["lr"][row], lr)
+        assert np.array_equal(seen["sr/hat"][row], memories["a"].sr(n, 0))
         features = dequantise_features(*memories["a"].features_stored(n, 0))
-        assert tile.features.keys() == {"grl"}
-        assert np.array_equal(tile.features["grl"], features)
+        assert np.array_equal(seen["features/grl"][row], features)
     trained = {samples.sample(p, 0)[:2] for p in range(len(samples))}
     assert not trained & {(0, n) for n in range(8, 12)}
 
@@ -206,6 +259,10 @@ def test_mistakes_are_named() -> None:
     both = [dataset("a", Memory(2, 1)), dataset("b", Memory(2, 1), ("hat", "grl"))]
     with pytest.raises(ValueError, match="dataset b has caches of"):
         TrainingSamples(both, SCALE)
+    exact = Memory(2, 1)
+    exact.sr_step = None
+    with pytest.raises(ValueError, match="caches of hat for b and a have different presets"):
+        TrainingSamples([dataset("a", Memory(2, 1)), dataset("b", exact)], SCALE)
     plain = Memory(2, 1)
     plain.feature_shape = None
     with pytest.raises(ValueError, match=r"expert hat has no features .* set experts\.hat\.feat"):
@@ -266,7 +323,7 @@ def test_online_every_look_at_a_sample_has_an_lr_of_its_own() -> None:
 def test_online_lr_lies_on_the_hr_that_it_was_made_of() -> None:
     samples = online()
     for number in range(len(samples)):
-        batch = samples.batch(number, 1, 8, seed=2)
+        batch = floating(samples.batch(number, 1, 8, seed=2))
         expected = batch["hr"].reshape(1, 3, 8, SCALE, 8, SCALE).mean((3, 5)) / 4
         rest = batch["lr"] - expected
         assert rest.std() < 0.02, "more than the brightness of the look is left"
@@ -278,10 +335,11 @@ def test_online_validation_sees_the_stored_lr() -> None:
     drawn = TrainingSamples([stores], SCALE, fresh=drawn_lr)
     images = list(stored.validation_images())
     assert images
-    for (name, tiles), (other, others) in zip(images, drawn.validation_images(), strict=True):
-        assert name == other
-        for one, two in zip(tiles, others, strict=True):
-            assert np.array_equal(one.lr, two.lr) and np.array_equal(one.hr, two.hr)
+    for one, other in zip(images, drawn.validation_images(), strict=True):
+        assert one.name == other.name
+        whole = slice(0, None)
+        maps, others = stored.held_out(one, whole), drawn.held_out(other, whole)
+        assert all(np.array_equal(maps[key], others[key]) for key in maps)
 
 
 def test_online_is_refused_beside_cached_pictures() -> None:

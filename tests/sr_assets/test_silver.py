@@ -21,8 +21,9 @@ from sr_assets.assets.overlap import Overlap
 from sr_assets.assets.patch_grid import detail, grid, held_out
 from sr_assets.assets.silver import stages
 from sr_assets.lineage.stage import Ref, StageContext, StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores import patches as patch_store
 from sr_assets.stores.manifest import MANIFEST, ManifestRow, to_parquet
 from sr_assets.stores.patches import TRAIN, VALIDATION, PatchReader

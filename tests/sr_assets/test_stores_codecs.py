@@ -29,11 +29,13 @@ def fixed_point():
 
 
 @settings(max_examples=60, deadline=None)
-@given(pictures(), st.booleans())
-def test_pictures_come_back_exactly(pixels, subtract_green):
+@given(pictures(), st.booleans(), st.sampled_from(["left", "left_above"]))
+def test_pictures_come_back_exactly(pixels, subtract_green, predictor):
     for channel_axis, array in ((-1, pixels), (-3, np.moveaxis(pixels, -1, -3))):
         before = array.copy()
-        codec = PictureDelta(subtract_green=subtract_green, channel_axis=channel_axis)
+        codec = PictureDelta(
+            subtract_green=subtract_green, channel_axis=channel_axis, predictor=predictor
+        )
         encoded = codec.apply(array)
         assert encoded.dtype == np.uint8 and encoded.shape == (len(pixels), 3, *pixels.shape[1:3])
         assert np.array_equal(codec.undo(encoded), array)
@@ -41,10 +43,10 @@ def test_pictures_come_back_exactly(pixels, subtract_green):
 
 
 @settings(max_examples=60, deadline=None)
-@given(fixed_point())
-def test_fixed_point_comes_back_exactly(values):
+@given(fixed_point(), st.sampled_from(["left", "above"]))
+def test_fixed_point_comes_back_exactly(values, predictor):
     for channel_axis, array in ((-3, values), (-1, np.moveaxis(values, -3, -1))):
-        codec = PictureDelta(zigzag=True, channel_axis=channel_axis)
+        codec = PictureDelta(zigzag=True, channel_axis=channel_axis, predictor=predictor)
         encoded = codec.apply(array)
         assert encoded.dtype == np.uint16
         decoded = codec.undo(encoded)
@@ -59,6 +61,22 @@ def test_the_prediction_is_the_left_neighbour():
     values = np.array([[[[5, 3, 3, 4]]]], np.int16)
     encoded = PictureDelta(zigzag=True, channel_axis=-3).apply(values)
     assert encoded.ravel().tolist() == [10, 3, 0, 2]  # +5, -2, 0, +1
+
+
+def test_the_prediction_is_the_pixel_above():
+    values = np.array([[[[5, 3, 3], [4, 3, 5]]]], np.int16)
+    codec = PictureDelta(zigzag=True, channel_axis=-3, predictor="above")
+    # +5, -2, 0 along the first row, then -1, 0, +2 downwards
+    assert codec.apply(values).ravel().tolist() == [10, 3, 0, 1, 0, 4]
+    pixels = np.array([[[[10, 10, 10], [12, 12, 12]], [[11, 11, 11], [11, 11, 11]]]], np.uint8)
+    encoded = PictureDelta(predictor="left_above").apply(pixels)
+    assert encoded[0, 1].tolist() == [[10, 2], [1, 0]]
+
+
+@pytest.mark.parametrize(("zigzag", "predictor"), [(True, "left_above"), (False, "above")])
+def test_a_predictor_of_the_other_type_is_refused(zigzag, predictor):
+    with pytest.raises(ValueError, match=f"predictor is '{predictor}'"):
+        PictureDelta(zigzag=zigzag, predictor=predictor)
 
 
 @settings(max_examples=20, deadline=None)
@@ -84,15 +102,15 @@ def test_inside_a_shard_any_part_reads_back(pixels, fill):
 
 
 @settings(max_examples=20, deadline=None)
-@given(fixed_point())
-def test_inside_a_shard_fixed_point_reads_back(values):
+@given(fixed_point(), st.sampled_from(["left", "above"]))
+def test_inside_a_shard_fixed_point_reads_back(values, predictor):
     array = zarr.create_array(
         MemoryStore(),
         shape=values.shape,
         dtype="int16",
         chunks=(1, *values.shape[1:]),
         shards=(2, *values.shape[1:]),
-        filters=[PictureDelta(zigzag=True, channel_axis=-3)],
+        filters=[PictureDelta(zigzag=True, channel_axis=-3, predictor=predictor)],
         compressors=[
             BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=2),
             Crc32cCodec(),

@@ -11,22 +11,23 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from upath import UPath
 
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.output_folder import OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.expert_cache import (
-    SR_STEP,
     CacheReader,
     CacheWriter,
+)
+from sr_assets.stores.fixed_point import (
+    SR_STEP,
     dequantise,
     dequantise_features,
-    image_finished,
     quantise,
     quantise_features,
-    read_image,
-    write_image,
 )
 from sr_assets.stores.pairs import PairReader, PairWriter
 from sr_assets.stores.patches import PatchPositions, PatchReader, PatchWriter
 from sr_assets.stores.shards import DamagedStoreError
+from sr_assets.stores.whole_images import image_files, put_files, read_image
 
 random = np.random.default_rng(3)
 
@@ -67,12 +68,24 @@ def test_patches_come_back_exactly_with_their_place(tmp_path):
     assert group.attrs["provenance"] == {"code": "c1"}
 
 
-@pytest.mark.parametrize(("size", "per_shard"), [(256, 256), (128, 1024), (64, 4096), (1024, 16)])
+@pytest.mark.parametrize(("size", "per_shard"), [(256, 512), (128, 2048), (64, 4096), (1024, 32)])
 def test_a_shard_of_patches_is_bounded(tmp_path, size, per_shard):
     folder = OutputFolder(UPath(tmp_path / "out"))
     writer = PatchWriter(folder, positions(10_000), size, [], {})
     assert len(writer.shards[0]) == per_shard
-    assert len(writer.shards[0]) * size * size * 3 <= 64 << 20
+    assert len(writer.shards[0]) * size * size * 3 <= 96 << 20
+
+
+def test_a_million_patches_are_few_files_and_open_without_reading_them(tmp_path):
+    count = 1_000_000
+    zeros = np.zeros(count, np.int32)
+    folder = OutputFolder(UPath(tmp_path / "out"))
+    place = PatchPositions(zeros, zeros, zeros, zeros.astype(np.uint8))
+    writer = PatchWriter(folder, place, 256, ["a.png"], {})
+    assert len(writer.shards) + len(folder.files) < 2000
+    reader = PatchReader(folder.commit({"metadata": {}}))
+    assert len(reader) == count and not {"image", "y", "x", "split"} & set(vars(reader))
+    assert reader.split.shape == (count,)
 
 
 def test_a_gradient_packs_well(tmp_path):
@@ -246,13 +259,11 @@ def test_a_whole_image_reads_back(tmp_path, shape):
     versions = []
     for name in ("one", "two"):
         folder = OutputFolder(UPath(tmp_path / name))
-        assert not image_finished(folder, "set5/baby.png")
-        write_image(folder, "set5/baby.png", sr)
-        write_image(folder, "butterfly", sr[:, :4, :1])
+        put_files(folder, image_files("set5/baby.png", sr))
+        put_files(folder, image_files("butterfly", sr[:, :4, :1]))
         if name == "two":
-            write_image(folder, "set5/baby.png", sr[:, ::-1])  # another try
-            write_image(folder, "set5/baby.png", sr)
-        assert image_finished(OutputFolder(folder.final), "set5/baby.png")
+            put_files(folder, image_files("set5/baby.png", sr[:, ::-1]))  # another try
+            put_files(folder, image_files("set5/baby.png", sr))
         output = folder.commit({"metadata": {}})
         versions.append(output.data_version)
         assert np.array_equal(read_image(output, "set5/baby.png"), dequantise(quantise(sr)))
@@ -262,11 +273,9 @@ def test_a_whole_image_reads_back(tmp_path, shape):
         read_image(output, "bird")
 
 
-def test_an_image_that_is_not_finite_is_refused(tmp_path):
-    folder = OutputFolder(UPath(tmp_path / "out"))
+def test_an_image_that_is_not_finite_is_refused():
     with pytest.raises(ValueError, match="image baby"):
-        write_image(folder, "baby", np.full((3, 4, 4), np.nan, np.float32))
-    assert not image_finished(folder, "baby")
+        image_files("baby", np.full((3, 4, 4), np.nan, np.float32))
 
 
 def test_array_metadata_is_valid_zarr_for_other_programs(tmp_path):

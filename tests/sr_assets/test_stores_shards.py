@@ -5,6 +5,7 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -12,12 +13,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from upath import UPath
 from zarr.codecs import BloscCodec, ZstdCodec
 
-from sr_assets.storage import Output, OutputFolder, open_output
+from sr_assets.output_folder import OutputFolder
+from sr_assets.storage import Output, open_output
 from sr_assets.stores.codecs import PictureDelta
 from sr_assets.stores.hashing import HashingStore, reader_store
+from sr_assets.stores.schema import SchemaError
 from sr_assets.stores.shards import ArraySpec, DamagedStoreError, GroupReader, ShardWriter
 
 SCHEMA = {"name": "test.pictures", "version": 1}
@@ -184,7 +190,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from upath import UPath
-from sr_assets.storage import OutputFolder
+from sr_assets.output_folder import OutputFolder
 import test_stores_shards as t
 left = int(sys.argv[2])
 def dying(real):
@@ -276,7 +282,7 @@ def test_a_missing_or_cut_shard_is_an_error(tmp_path, damage):
 def test_a_store_of_another_schema_is_refused(tmp_path):
     output = built(tmp_path / "out")
     for name, version in (("test.pictures", 2), ("test.other", 1)):
-        with pytest.raises(DamagedStoreError, match="build it again"):
+        with pytest.raises(SchemaError, match="build it again"):
             GroupReader(output.path / "g.zarr", name, version)
     with pytest.raises(DamagedStoreError, match="no Zarr group"):
         GroupReader(output.path / "h.zarr", "test.pictures", 1)
@@ -319,7 +325,7 @@ def test_a_reader_goes_to_other_processes(tmp_path):
 
 def test_metadata_is_read_once(tmp_path, monkeypatch):
     reader = GroupReader(built(tmp_path / "out").path / "g.zarr", "test.pictures", 1)
-    reader.read("hr", 0)
+    reader.read("hr", slice(0, 1))
     asked = []
     get = type(reader_store(reader.path)).get
 
@@ -328,7 +334,7 @@ def test_metadata_is_read_once(tmp_path, monkeypatch):
         return await get(store, key, *args, **kwargs)
 
     monkeypatch.setattr(type(reader_store(reader.path)), "get", watched)
-    reader.read("hr", 5)
+    reader.read("hr", slice(5, 6))
     assert asked and not [key for key in asked if key.endswith("zarr.json")]
 
 
@@ -364,3 +370,84 @@ def test_the_hashing_store_enters_every_write_and_forgets_what_is_deleted(tmp_pa
     } == left
     with pytest.raises(ValueError, match="read-only"):
         zarr.create_array(reader_store(UPath(folder.path / "x.zarr")), shape=(1,), dtype="int8")
+
+
+def test_a_batch_is_read_in_the_order_asked_into_memory_of_the_caller(tmp_path):
+    reader, data = GroupReader(built(tmp_path / "out").path / "g.zarr"), values()
+    wanted, variants = np.array([9, 0, 4, 9]), np.array([1, 0, 0, 0])
+    assert np.array_equal(reader.read_batch("hr", wanted), data["hr"][wanted])
+    out = np.empty((4, 3, SIDE, SIDE), np.int16)
+    assert reader.read_batch("sr", wanted, variants, out=out) is out
+    assert np.array_equal(out, data["sr"][wanted, variants])
+    assert np.array_equal(reader.read_batch("sr", wanted), data["sr"][wanted])  # several chunks
+    assert reader.read_batch("hr", np.array([], np.int64)).shape == (0, SIDE, SIDE, 3)
+    with pytest.raises(IndexError, match="sr: index 2 on axis 1"):
+        reader.read_batch("sr", wanted, variants + 1)
+
+
+def test_damage_is_named_by_store_array_shard_and_sample(tmp_path):
+    output = built(tmp_path / "out")
+    path = Path(str(output.path)) / "g.zarr/sr/c/1/0/0/0/0"
+    whole = bytearray(path.read_bytes())
+    whole[0] ^= 1  # of the first chunk of shard 1: sample 4, variant 0
+    path.write_bytes(whole)
+    reader = GroupReader(output.path / "g.zarr")
+    with pytest.raises(
+        DamagedStoreError, match=r"g\.zarr/sr: shard 1, sample 4, part 0 is damaged"
+    ):
+        reader.read_batch("sr", [5, 4], [0, 0])
+    assert np.array_equal(reader.read("sr", 4, 1), values()["sr"][4, 1])
+
+
+def test_a_shard_that_was_made_again_is_read_with_its_new_index(tmp_path):
+    output = built(tmp_path / "out")
+    reader = GroupReader(output.path / "g.zarr")
+    reader.read("hr", 4)
+    other = OutputFolder(UPath(tmp_path / "other"))
+    shards, data = writer(other), values()
+    data["hr"][4:8] = 7  # packs to other lengths
+    shards.write(1, **{name: array[4:8] for name, array in data.items()})
+    key = "g.zarr/hr/c/1/0/0/0"
+    (other.path / key).replace(Path(str(output.path)) / key)
+    assert (reader.read("hr", 5) == 7).all()
+
+
+def test_a_remote_batch_takes_one_request_a_stretch(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = OutputFolder(UPath("memory://test-batches/out"))
+    write_shards(writer(folder))
+    reader = GroupReader(folder.commit({"metadata": {}}).path / "g.zarr")
+    fs, asked = reader.path.fs, []
+    cat_ranges = type(fs).cat_ranges
+
+    def counted(self, paths, *args, **kwargs):
+        asked.append(len(paths))
+        return cat_ranges(self, paths, *args, **kwargs)
+
+    monkeypatch.setattr(type(fs), "cat_ranges", counted)
+    wanted = [8, 1, 0, 3, 2]
+    assert np.array_equal(reader.read_batch("hr", wanted), values()["hr"][wanted])
+    assert asked == [2]  # two shards
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_any_array_survives_and_zarr_reads_the_same(data):
+    count, samples = data.draw(st.integers(1, 9)), data.draw(st.integers(1, 5))
+    height, width = data.draw(st.integers(1, 40)), data.draw(st.integers(1, 40))
+    predictor = data.draw(st.sampled_from(["left", "left_above"]))
+    green = data.draw(st.booleans())
+    hr = data.draw(hnp.arrays(np.uint8, (count, height, width, 3)))
+    picture = PictureDelta(subtract_green=green, predictor=predictor)
+    spec = ArraySpec(
+        hr.shape[1:], hr.shape[1:], "uint8", ("n", "y", "x", "c"), (picture,), (ZstdCodec(),)
+    )
+    with tempfile.TemporaryDirectory() as where:
+        folder = OutputFolder(UPath(where) / "out")
+        shards = ShardWriter(folder, "g.zarr", count, {"hr": spec}, samples, {})
+        for i, part in enumerate(shards.shards):
+            shards.write(i, hr=hr[part.start : part.stop])
+        path = folder.commit({}).path / "g.zarr"
+        assert np.array_equal(zarr.open_group(str(path), mode="r")["hr"][:], hr)
+        order = data.draw(st.permutations(range(count)))
+        assert np.array_equal(GroupReader(path).read_batch("hr", order), hr[order])

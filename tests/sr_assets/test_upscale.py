@@ -20,8 +20,8 @@ from sr_assets.compare import compare_files
 from sr_assets.lineage.stage import StageError
 from sr_assets.model_files import from_registry
 from sr_assets.model_lookup import Upscaler, load_upscaler
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import OutputFolder
 from sr_assets.stores.checkpoint import write_model
 from sr_assets.stores.registry import publish
 from sr_assets.upscaling.enlarging import upscale_picture

@@ -26,12 +26,12 @@ from upath import UPath
 
 from sr_assets.assets.intake import Intake
 from sr_assets.lineage.stage import StageError
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.sources import UrlListSource
 from sr_assets.sources import download
 from sr_assets.sources.files import Fetching, Found
 from sr_assets.sources.finding import find, fingerprint
 from sr_assets.sources.url_list import names
-from sr_assets.storage import OutputFolder
 
 
 def body(seed: int, size: int = 5000) -> bytes:

@@ -11,8 +11,9 @@ import numpy as np
 from upath import UPath
 
 from sr_assets.lineage.stage import Ref, Stage, StageContext
+from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
-from sr_assets.storage import Output, OutputFolder
+from sr_assets.storage import Output
 from sr_assets.stores.expert_cache import CacheWriter
 from sr_assets.stores.pairs import PairWriter
 from sr_assets.stores.patches import PatchPositions, PatchWriter

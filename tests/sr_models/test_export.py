@@ -355,3 +355,33 @@ def test_hat_exports_with_a_batch_of_one(tmp_path: Path) -> None:
     report = export_onnx(network, 4, 8, tmp_path / "hat.onnx")
     assert not report.free_batch
     assert report.max_difference < 1e-4
+
+
+class Brighter(nn.Module):
+    """Another network's picture, far beyond white."""
+
+    def __init__(self, network: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.network, self.factor = network, factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.network(x) * self.factor
+
+
+def test_large_outputs_may_differ_by_a_share_of_the_largest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = Brighter(compact(), 1e5)
+    report = export_onnx(network, 4, 1, tmp_path / "a.onnx")
+    assert report.max_difference > 1e-4  # what fp32 rounds there
+    assert all(0 <= check.share < 1e-5 for check in report.checks)
+    rewrite = onnx_export.graph_copy
+
+    def brighter(network: nn.Module) -> nn.Module:
+        copy = rewrite(network)
+        copy.factor *= 1.001  # type: ignore[operator]
+        return copy
+
+    monkeypatch.setattr(onnx_export, "graph_copy", brighter)
+    with pytest.raises(OnnxExportError, match=r"differs from torch by 0\.001"):
+        export_onnx(network, 4, 1, tmp_path / "b.onnx")

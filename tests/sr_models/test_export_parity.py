@@ -36,6 +36,21 @@ def test_a_file_that_computes_the_same_differs_by_nothing() -> None:
     assert Gate(0.0, math.inf, 0.0).refusal(parity) is None
 
 
+def test_one_wrong_patch_is_found_that_the_mean_would_hide() -> None:
+    sr = pictures()
+    hr = truth(sr)
+    noise = 0.02 * torch.randn(sr[1].shape, generator=torch.Generator().manual_seed(5))
+    other = [sr[0], sr[1] + noise, sr[2]]
+    reference = run_reference(lambda n: sr[n], hr, SCALE)
+    parity = measure(lambda n: other[n], reference)
+    changes = [patch.psnr_y_change for patch in parity.patches]
+    assert changes[0] == changes[2] == 0 and changes[1] == pytest.approx(3 * parity.psnr_y_change)
+    limit = -changes[1] / 2
+    assert Gate(drop=limit).refusal(parity) is None
+    refusal = Gate(patch_drop=limit).refusal(parity)
+    assert refusal is not None and "on patch 2" in refusal and "patch 1" not in refusal
+
+
 def test_numbers_are_those_of_the_pictures() -> None:
     sr = pictures()
     hr = truth(sr)

@@ -17,10 +17,15 @@ from sr_models.degradations.bicubic import downscale_uint8
 from sr_models.export.fusing import fused_copy
 from sr_models.export.int8 import Int8Error, export_int8
 from sr_models.export.int8.calibration import calibrate
-from sr_models.export.int8.graph import convolutions
+from sr_models.export.int8.graph import convolutions, pictures, sums_and_products
 from sr_models.export.int8.grids import Range, grid_of
 from sr_models.export.int8.qdq import quantised
-from sr_models.export.int8.runtimes import integer_convolutions, run_onnxruntime, run_openvino
+from sr_models.export.int8.runtimes import (
+    executed,
+    integer_convolutions,
+    run_onnxruntime,
+    run_openvino,
+)
 from sr_models.export.int8.sensitivity import candidates
 from sr_models.export.onnx import export_onnx
 from sr_models.networks import build_network
@@ -34,6 +39,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "paragonsr_nano": {},
     "paragonsr2_realtime": {},
 }
+#: Its concatenation is rounded part by part in a file, and as a whole in training.
+KEPT = {"SPAN": ("conv_cat", "upsampler.0")}
 
 
 def network(name: str = "Compact") -> nn.Module:
@@ -150,7 +157,7 @@ def test_openvino_computes_what_onnxruntime_does(fp32: Path, tmp_path: Path) -> 
 def test_an_int8_file_computes_what_was_trained(name: str, tmp_path: Path) -> None:
     torch.manual_seed(4)
     trained, (lr, hr) = network(name), patches()
-    prepare(trained)
+    prepare(trained, KEPT.get(name, ()))
     trained.train()
     optimiser = torch.optim.Adam([p for p in trained.parameters() if p.requires_grad], 1e-4)
     for low, high in zip(lr, hr, strict=True):
@@ -161,7 +168,8 @@ def test_an_int8_file_computes_what_was_trained(name: str, tmp_path: Path) -> No
         optimiser.step()
     trained.eval()
     with torch.no_grad(), fake_quantised(trained):
-        expected = trained(torch.from_numpy(lr[1][None])).numpy()
+        # A file cuts what is only shuffled to its output to [0, 1].
+        expected = trained(torch.from_numpy(lr[1][None])).numpy().clip(0, 1)
     ranges = take_ranges(trained)
     export_onnx(trained, SCALE, 1, graph := tmp_path / "fp32.onnx")
     layers = {layer.name for layer in convolutions(onnx.load(graph))}
@@ -174,7 +182,7 @@ def test_an_int8_file_computes_what_was_trained(name: str, tmp_path: Path) -> No
     assert set(report.kept_in_float) == layers - set(ranges)
     assert report.integer_convolutions == len(ranges)
     image = [lr[1][None]]
-    actual, plain = (run_onnxruntime(p.read_bytes(), image)[0] for p in (path, graph))
+    actual, plain = (run_onnxruntime(p.read_bytes(), image)[0].clip(0, 1) for p in (path, graph))
     error = np.abs(actual - expected).mean()
     assert error < 0.5 * np.abs(plain - expected).mean() + 1e-4  # far closer than fp32 is
 
@@ -218,20 +226,147 @@ def test_channels_of_unlike_size_are_each_rounded_finely(tmp_path: Path) -> None
         first.weight *= sizes.view(-1, 1, 1, 1)
         first.bias *= sizes
         second.weight /= 30 * sizes.view(1, -1, 1, 1)
+        second.bias.fill_(0.5)
     export_onnx(nn.Sequential(first, nn.SiLU(), second, nn.PixelShuffle(2)), 2, 1,
                 path := tmp_path / "x.onnx")  # fmt: skip
     model = onnx.load(path)
     tensors = {t for layer in convolutions(model) for t in (layer.input, layer.output)}
     images = [lr[None] for lr in patches()[0]]
     ranges = calibrate(model, tensors, images).minmax
-    plain = run_onnxruntime(path.read_bytes(), images)[0]
+    plain = run_onnxruntime(path.read_bytes(), images)[0].clip(0, 1)
     errors = []
     for unevenness in (np.inf, 1.0):
         grids = {name: grid_of(found, "cpu", unevenness) for name, found in ranges.items()}
         content = quantised(model, grids, (), "cpu").SerializeToString()
         assert integer_convolutions(content) == 2
-        errors.append(float(((run_onnxruntime(content, images)[0] - plain) ** 2).mean()))
+        rounded = run_onnxruntime(content, images)[0].clip(0, 1)
+        errors.append(float(((rounded - plain) ** 2).mean()))
     assert errors[1] < 0.2 * errors[0]
+
+
+class Gated(nn.Module):
+    """A block of SPAN between two convolutions, and a pixel shuffle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.last = nn.Conv2d(8, 3 * SCALE**2, 3, padding=1)
+        nn.init.constant_(self.last.bias, 0.5)  # type: ignore[arg-type]
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        x = self.first(lr)
+        y = self.block(x)
+        z = (y + x) * (torch.sigmoid(y) - 0.5)
+        return nn.functional.pixel_shuffle(self.last(z), SCALE)
+
+
+def test_what_lies_between_integer_convolutions_is_of_integers(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    export_onnx(Gated().eval(), SCALE, 1, path := tmp_path / "gated.onnx")
+    model, images = onnx.load(path), [lr[None] for lr in patches()[0]]
+    tensors = {t for layer in convolutions(model) for t in (layer.input, layer.output)}
+    found = calibrate(model, tensors | sums_and_products(model), images).minmax
+    grids = {name: grid_of(ends, "cpu", np.inf) for name, ends in found.items()}
+    result = quantised(model, grids, ("first",), "cpu")
+    made = {node.output[0]: node for node in result.graph.node}
+    (shuffle,) = (n for n in result.graph.node if n.op_type == "DepthToSpace")
+    assert made[shuffle.input[0]].op_type == "QuantizeLinear"
+    assert "Sub" not in {node.op_type for node in result.graph.node}
+    for kept, reader in ((("first",), "Mul"), ((), "QuantizeLinear")):
+        # What a float convolution makes stays as it is, and so does a sum of it.
+        nodes = quantised(model, grids, kept, "cpu").graph.node
+        (total,) = (node for node in nodes if node.op_type == "Add")
+        assert {node.op_type for node in nodes if total.output[0] in node.input} == {reader}
+    for kept in (("first",), ()):
+        content = quantised(model, grids, kept, "cpu").SerializeToString()
+        one, two = (run_onnxruntime(c, images)[0] for c in (content, path.read_bytes()))
+        assert np.abs(one.clip(0, 1) - two.clip(0, 1)).mean() < 0.5 / 255
+
+
+class Joined(nn.Module):
+    """Maps of a float convolution, of a SiLU and of an integer one, side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.low = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.high, self.join = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(24, 8, 1)
+        self.last = nn.Conv2d(8, 3 * SCALE**2, 3, padding=1)
+        with torch.no_grad():
+            self.low.weight *= 5  # parts of unlike size, each with a zero point of its own
+            self.last.bias.fill_(0.5)  # type: ignore[union-attr]
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        x = self.first(lr)
+        y = nn.functional.silu(self.low(x))
+        joined = self.join(torch.cat([x, y, self.high(y)], 1))
+        return nn.functional.pixel_shuffle(self.last(joined), SCALE)
+
+
+def rounded(module: nn.Module, path: Path, *kept: tuple[str, ...]) -> tuple[Any, list[bytes]]:
+    """The fp32 graph of a network, and that with int8 values for each set kept in float."""
+    export_onnx(module.eval(), SCALE, 1, path)
+    model = onnx.load(path)
+    tensors = {t for layer in convolutions(model) for t in (layer.input, layer.output)}
+    images = [lr[None] for lr in patches()[0]]
+    found = calibrate(model, tensors | sums_and_products(model), images).minmax
+    grids = {name: grid_of(ends, "cpu", np.inf) for name, ends in found.items()}
+    return model, [quantised(model, grids, k, "cpu").SerializeToString() for k in kept]
+
+
+def test_maps_side_by_side_stay_bytes_each_on_its_own_grid(tmp_path: Path) -> None:
+    torch.manual_seed(8)
+    path, images = tmp_path / "joined.onnx", [lr[None] for lr in patches()[0]]
+    kept = (("first",), ("first", "join"))
+    _, (integers, mixed) = rounded(Joined(), path, *kept)
+    plain = run_onnxruntime(path.read_bytes(), images)[0].clip(0, 1)
+    errors = [
+        float(np.abs(run_onnxruntime(c, images)[0].clip(0, 1) - plain).mean())
+        for c in (integers, mixed)
+    ]
+    assert max(errors) < 1 / 255
+    ran = [executed(content) for content in (integers, mixed)]
+    assert [found["QLinearConv"] for found in ran] == [4, 3]
+    # One is a convolution of bytes; the other multiplies bytes and adds what the float one made.
+    assert [found["MatMulIntegerToFloat"] for found in ran] == [0, 1]
+    assert [found["QLinearMul"] for found in ran] == [1, 1]
+
+
+def test_sums_with_a_float_convolution_cost_no_transpositions(tmp_path: Path) -> None:
+    torch.manual_seed(6)
+    _, (content,) = rounded(Gated(), tmp_path / "gated.onnx", ("first",))
+    # What the integer convolutions make is turned once, for the pixel shuffle.
+    assert executed(content)["Transpose"] <= 1
+
+
+def test_a_convolution_reads_the_bytes_that_were_shuffled(tmp_path: Path) -> None:
+    torch.manual_seed(9)
+    layers = (nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 32, 3, padding=1), nn.PixelShuffle(2))
+    module = nn.Sequential(*layers, nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 3, 1))
+    path, images = tmp_path / "shuffled.onnx", [lr[None] for lr in patches()[0]]
+    _, (content,) = rounded(module, path, ("0", "4"))
+    assert integer_convolutions(content) == 2
+    one, two = (run_onnxruntime(c, images)[0] for c in (content, path.read_bytes()))
+    assert np.abs(one - two).mean() < 1 / 255
+
+
+def test_convolutions_that_share_weights_have_names_of_their_own(tmp_path: Path) -> None:
+    shared = nn.Conv2d(8, 8, 3, padding=1)
+    path = tmp_path / "shared.onnx"
+    layers = (nn.Conv2d(3, 8, 3, padding=1), shared, nn.ReLU(), shared, nn.Conv2d(8, 12, 1))
+    export_onnx(nn.Sequential(*layers, nn.PixelShuffle(SCALE)), SCALE, 1, path)
+    names = [layer.name for layer in convolutions(onnx.load(path))]
+    assert len(set(names)) == 4 and {"0", "4"} < set(names)
+    report = written(path, tmp_path / "int8.onnx", max_drop=99.0)
+    assert report.integer_convolutions + len(report.kept_in_float) == 4
+
+
+def test_a_picture_is_whole_where_it_is_only_shuffled(tmp_path: Path) -> None:
+    export_onnx(Gated().eval(), SCALE, 1, path := tmp_path / "gated.onnx")
+    model = onnx.load(path)
+    (name,) = pictures(model) - {"output"}
+    found = calibrate(model, {name}, [lr[None] for lr in patches()[0]])
+    for ranges in (found.minmax, found.percentile):
+        assert ranges[name].low.tolist() == [0] * 12 and ranges[name].high.tolist() == [1] * 12
 
 
 def test_percentiles_lie_within_extremes_and_the_picture_is_whole(fp32: Path) -> None:
