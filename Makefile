@@ -4,6 +4,9 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
+# uv unpacks PyTorch's 5 GB once, into its cache, and links them; pip writes them twice.
+# The system's certificates and the long time-out are for companies' proxies and slow mirrors.
+INSTALL := UV_NATIVE_TLS=1 UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install --quiet --python $(BIN)/python
 
 demo: .venv/installed
 	@$(BIN)/srd demo
@@ -19,16 +22,19 @@ lint: .venv/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-.venv/bin/python:
+$(BIN)/python:
 	$(PYTHON) -m venv .venv
 
-.venv/installed: .venv/bin/python pyproject.toml
+$(BIN)/uv: $(BIN)/python
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+
+.venv/installed: $(BIN)/uv pyproject.toml
 	@echo "Installing (a few minutes the first time: PyTorch is large) ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[export]'
+	@$(INSTALL) -e '.[export]'
 	@touch $@
 
 .venv/installed-dev: .venv/installed pyproject.toml
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[export,dev]'
+	@$(INSTALL) -e '.[export,dev]'
 	@touch $@
 
 clean:

@@ -15,14 +15,16 @@ from steps import note
 from upath import UPath
 
 from sr_assets.assets.experts import SHIPPED
+from sr_assets.output_folder import OutputFolder
 from sr_assets.pictures import decode_rgb
 from sr_assets.recipe.loading import load_recipe
 from sr_assets.recipe.models import BuiltinWeights
 from sr_assets.recipe.networks import PlainModel
 from sr_assets.recipe.sources import BuiltinSource
 from sr_assets.sources.builtin import photos as builtin_photos
-from sr_assets.storage import Output, OutputFolder
-from sr_assets.stores.expert_cache import SR_STEP, CacheReader, CacheWriter
+from sr_assets.storage import Output
+from sr_assets.stores.expert_cache import CacheReader, CacheWriter
+from sr_assets.stores.fixed_point import SR_STEP
 from sr_assets.stores.pairs import PairReader, PairWriter
 from sr_assets.stores.patches import TRAIN, VALIDATION, PatchPositions, PatchWriter
 from sr_models.degradations.bicubic import downscale_uint8
@@ -33,6 +35,8 @@ from sr_models.export.weights import serialise_weights
 from sr_models.networks import build_network
 
 SCALE = 4
+#: Of the full-size experts' features.
+CHANNELS = {"hat": 180, "drct": 180, "grl": 180, "edsr": 256}
 _DATASET = "photos"
 
 
@@ -94,18 +98,25 @@ def random_expert(folder: Path, architecture: str, args: Mapping[str, object]) -
 def write_pictures(setting: Setting, folder: Path) -> tuple[Output, Output]:
     """Patch and pair stores of `batch` training patches, and the held-out one they must have."""
     hr = photo_patches(setting.batch + 1, setting.patch * SCALE)
-    n = len(hr)
-    zeros, split = np.zeros(n, np.int32), np.full(n, TRAIN, np.uint8)
+    split = np.full(len(hr), TRAIN, np.uint8)
     split[-1] = VALIDATION
+    lr = np.stack([downscale_uint8(patch, SCALE) for patch in hr])
+    return write_pairs(lr, hr, split, folder)
+
+
+def write_pairs(
+    lr: np.ndarray, hr: np.ndarray, split: np.ndarray, folder: Path
+) -> tuple[Output, Output]:
+    """Patch and pair stores of uint8 LR [N, s, s, 3] and HR [N, S, S, 3]; `split` is [N]."""
+    n, zeros = len(hr), np.zeros(len(hr), np.int32)
     folders = [OutputFolder(UPath(folder / name)) for name in ("patches", "pairs")]
     positions = PatchPositions(np.arange(n, dtype=np.int32), zeros, zeros, split)
-    names = [str(i) for i in range(n)]
-    patches = PatchWriter(folders[0], positions, setting.patch * SCALE, names, {})
+    patches = PatchWriter(folders[0], positions, hr.shape[1], [str(i) for i in range(n)], {})
     for i, shard in enumerate(patches.shards):
         patches.write(i, hr[shard.start : shard.stop])
-    pairs = PairWriter(folders[1], n, 1, setting.patch, {})
+    pairs = PairWriter(folders[1], n, 1, lr.shape[1], {})
     for i, shard in enumerate(pairs.shards):
-        pairs.write(i, np.stack([downscale_uint8(hr[s], SCALE)[None] for s in shard]))
+        pairs.write(i, lr[shard.start : shard.stop, None])
     patch_output, pair_output = (f.commit({"metadata": {}}) for f in folders)
     return patch_output, pair_output
 

@@ -48,6 +48,7 @@ from sr_models.experts.loading import Expert
 from sr_models.experts.running import run_expert
 from sr_models.fusion.network import FusionNetwork
 from sr_models.training.settings import TrainSettings
+from sr_models.training.stored import dequantised
 
 SEED = 42
 LIVE, CACHED = "live", "cached"
@@ -61,10 +62,10 @@ experts), both ways in turn, on the CPU:
   cached  read LR, HR and every expert's SR and features from their stores, do the step
 
 The step is forward, L1, backward, clipping, AdamW and the moving average. Reading goes through the
-product's stores, with decompression, every checksum, crops and flips; files are in the page cache,
-but no patch is kept in memory from one step to the next. The caches are first written from what
-the experts said, read back and compared. Reading comes before the step here; training reads ahead
-on another thread and keeps 512 MB of patches in memory, so the ratio is on the low side.
+product's stores, with decompression, every checksum, crops, flips and the way from the stored
+integers to floats; files are in the page cache. The caches are first written from what the experts
+said, read back and compared. Reading comes before the step here; training reads ahead on another
+thread, so the ratio is on the low side.
 
 sizes
   demo  the four small experts that ship with the package; patches, batch and crop of `srd demo`
@@ -164,11 +165,10 @@ def run_step(
 ) -> Stopwatch:
     """One step on batch `number`: from the caches of `dataset`, and from `live` experts."""
     watch = Stopwatch()
-    # A new one has kept no patch in memory.
     samples = TrainingSamples([dataset], SCALE, features=tuple(dataset.caches))
     with watch.part(READ):
         arrays = samples.batch(number, setting.batch, setting.crop, SEED)
-        batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        batch = dequantised({key: torch.from_numpy(array) for key, array in arrays.items()})
     sr = {name: batch[f"sr/{name}"] for name in dataset.caches}
     features = {name: batch[f"features/{name}"] for name in dataset.caches}
     for name, expert in live.items():
@@ -214,8 +214,8 @@ def outlook(times: Mapping[str, list[Stopwatch]]) -> str:
     }
     share = middle(times[CACHED], "cpu", READ) / middle(times[CACHED], "cpu")
     return (
-        f"Reading is {share:.1%} of the cached step; with all patches in memory, so that nothing "
-        f"is read, live / cached is {median(paired(unread, 'cpu')):.2f}."
+        f"Reading is {share:.1%} of the cached step; hidden by a thread that reads ahead, "
+        f"live / cached is {median(paired(unread, 'cpu')):.2f}."
     )
 
 

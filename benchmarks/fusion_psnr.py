@@ -28,6 +28,7 @@ from sr_assets.stores.patches import PatchReader
 from sr_assets.stores.samples import DatasetStores, TrainingSamples
 from sr_models.fusion.experts import expert_mean
 from sr_models.training.settings import TrainSettings
+from sr_models.training.stored import dequantised
 
 
 def compare_psnr(options: argparse.Namespace) -> tuple[dict[str, object], str]:
@@ -70,7 +71,7 @@ def compare_psnr(options: argparse.Namespace) -> tuple[dict[str, object], str]:
     quarters = {max(1, options.steps * quarter // 4) for quarter in (1, 2, 3, 4)}
     for step in range(options.steps):
         arrays = samples.batch(step, options.batch, crop, SEED)
-        batch = {key: torch.from_numpy(array) for key, array in arrays.items()}
+        batch = dequantised({key: torch.from_numpy(array) for key, array in arrays.items()})
         for name, rival in rivals.items():
             watch = Stopwatch()
             rival(inputs_of(batch, experts, cached, name), watch)

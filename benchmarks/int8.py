@@ -12,7 +12,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,8 +27,11 @@ from torch import Tensor, nn
 from sr_models.degradations.bicubic import downscale_uint8
 from sr_models.export.fusing import fused_copy
 from sr_models.export.int8 import Int8Error, Int8Report, export_int8
+from sr_models.export.int8.qat_export import ranges_of_folded
 from sr_models.export.int8.runtimes import open_onnxruntime
 from sr_models.export.onnx import export_onnx
+from sr_models.inference.backends.mish import without_mish
+from sr_models.inference.folding import folded_network
 from sr_models.metrics.images import psnr_y, to_uint8
 from sr_models.networks import build_network
 from sr_models.plugin import register
@@ -169,12 +172,12 @@ def files_of(
     def graph(source: nn.Module) -> Callable[[Path], None]:
         def write(path: Path) -> None:
             # Noise is far outside what it was trained on: values, and differences, grow large.
-            export_onnx(source, SCALE, 1, path, tolerance=1.0)
+            export_onnx(folded_network(source), SCALE, 1, path, tolerance=1.0)
 
         return write
 
     def rounding(
-        fp32: Path, limit: float, ranges: dict[str, tuple[float, float, float, float]] | None
+        fp32: Path, limit: float, ranges: Mapping[str, Sequence[float]] | None
     ) -> Callable[[Path], Int8Report]:
         return lambda path: export_int8(
             fp32, lr, hr, path, scale=SCALE, target="cpu", max_drop=limit, ranges=ranges
@@ -189,10 +192,10 @@ def files_of(
     aware = copy.deepcopy(network)
     prepare(aware, kept)
     trained(aware, crops, args.steps, args.rate, rounded=True)
-    ranges = take_ranges(aware)
+    learnt = take_ranges(aware)
     aware_fp32 = folder / "aware.onnx"
-    export_onnx(aware, SCALE, 1, aware_fp32, tolerance=1.0)
-    add("QAT", rounding(aware_fp32, 99.0, ranges))
+    graph(aware)(aware_fp32)
+    add("QAT", rounding(aware_fp32, 99.0, ranges_of_folded(folded_network(aware), learnt)))
     return rows
 
 
@@ -210,7 +213,8 @@ def table(
     name: str, rows: Sequence[Row], sets: dict[str, list[tuple[np.ndarray, np.ndarray]]], times: int
 ) -> list[str]:
     """Lines of a Markdown table; ratios are to the first row."""
-    sessions = [open_onnxruntime(row.path.read_bytes(), threads=1) for row in rows]
+    graphs = [without_mish(row.path.read_bytes()) for row in rows]  # as `srd upscale` runs them
+    sessions = [open_onnxruntime(graph, threads=1) for graph in graphs]
     seconds = timed(sessions, times)
     lines = [
         f"## {name}",
