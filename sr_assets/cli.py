@@ -264,11 +264,11 @@ def path(asset: str, partition: str | None, recipe_name: str, as_json: bool) -> 
 @RECIPE
 @click.option(
     "--recompute", "--sample", "recompute", default="8", show_default=True, metavar="COUNT|PERCENT",
-    help="Entries of each expert cache to compute again.",
+    help="Entries of each cache to compute again.",
 )  # fmt: skip
 @AS_JSON
 def verify(selection: tuple[str, ...], recipe_name: str, recompute: str, as_json: bool) -> None:
-    """Reads stored outputs again, compares every digest, and recomputes a sample of expert outputs.
+    """Reads stored outputs again, compares every digest, and recomputes a sample of every cache.
 
     SELECTION as for `srd build`; everything that is made when left out. Exit code 1 when something
     differs. Example: srd verify 'expert/*/cache' --recompute 1%

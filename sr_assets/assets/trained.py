@@ -94,8 +94,10 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
         device: `auto`, `cpu`, `cuda` or `mps`.
 
     Raises:
-        StageError: the weights do not fit the network that the description names.
+        StageError: the weights are damaged, or do not fit the network that the description names.
     """
+    from safetensors import SafetensorError
+
     from sr_models.device import pick_device
     from sr_models.experts.loading import size_requirements
 
@@ -103,6 +105,10 @@ def load_model(output: Output, device: str = "cpu") -> LoadedModel:
     network = _build(description)
     try:
         network.load_state_dict(read_state(output), strict=True)
+    except SafetensorError as error:
+        raise StageError(
+            f"{output.path / WEIGHTS} is damaged ({error}): delete this output and build it again"
+        ) from error
     except RuntimeError as error:
         wrong = [line.strip() for line in str(error).splitlines()[1:2]] or [str(error)]
         raise StageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
+from safetensors.torch import load, save
 from training_stores import Outputs, small_outputs
 from upath import UPath
 
@@ -23,7 +25,9 @@ from sr_assets.lineage.code_version import module_digests
 from sr_assets.lineage.stage import Ref, Stage, StageError
 from sr_assets.output_folder import OutputFolder
 from sr_assets.recipe.models import Recipe
+from sr_assets.recompute import is_cache, samples_again
 from sr_assets.stores import expert_cache
+from sr_assets.stores.checkpoint import WEIGHTS
 from sr_assets.stores.expert_cache import CacheReader
 from sr_assets.stores.pairs import PairReader
 from sr_models.fusion.experts import expert_mean
@@ -213,6 +217,26 @@ def test_a_cache_holds_what_the_model_makes(outputs: Outputs) -> None:
     sr = {n: torch.from_numpy(c.sr(7, 0))[None] for n, c in experts.items()}
     made = load_model(checkpoint).upscale(lr, sr)[0].numpy()
     assert np.abs(cache.sr(7, 0) - made).max() <= expert_cache.SR_STEP / 2 + 1e-6
+
+
+def test_a_cache_is_computed_again_and_compared(outputs: Outputs) -> None:
+    recipe = make_recipe()
+    stage, ref = stage_of(recipe, "model/fusion/cache"), Ref("model/fusion/cache", "photos")
+    outputs.run(stage_of(recipe, "model/fusion/checkpoint"), recipe)
+    cache = outputs.run(stage, recipe, partition="photos")
+    inputs = {parent: outputs.made[parent] for parent in stage.inputs("photos")}
+    again = samples_again(recipe, ref, cache, inputs)
+    assert is_cache(ref) and list(again(range(12))) == []
+
+    weights = inputs[Ref("model/fusion/checkpoint")].path / WEIGHTS
+    sound = weights.read_bytes()
+    weights.write_bytes(save({name: tensor + 0.25 for name, tensor in load(sound).items()}))
+    (told,) = again([5])
+    assert re.fullmatch(r"sr, sample 5, variant 0: the model now gives another picture .*", told)
+    weights.write_bytes(sound[:40])
+    (told,) = again([5])
+    assert told.startswith("its model cannot be run again: ")
+    weights.write_bytes(sound)
 
 
 def test_only_what_decides_a_result_is_in_the_settings() -> None:
