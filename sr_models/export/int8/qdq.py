@@ -57,6 +57,11 @@ def quantised(
     grids = dict(grids)
     if target == "cpu":
         integer = rounded_between(model, chosen.values(), gated, even)
+        # What 256 levels of a gate cost grows with what it multiplies: a float map may be large.
+        behind = readers(model)
+        gated = tuple(
+            g for g in gated if any(n.output[0] in integer for n in behind.get(g.result, ()))
+        )
         outputs |= integer
         shuffled = shuffles(model, outputs & even)
         for name, source in shuffled.items():
