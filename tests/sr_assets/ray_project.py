@@ -1,4 +1,4 @@
-"""A small graph whose stages run here or on Ray; run as a program, it makes one output.
+"""A small graph whose stages run here or on Ray; run as a program, it dies making one output.
 
 What the tests expect of it is in `test_ray.py`.
 """
@@ -6,7 +6,10 @@ What the tests expect of it is in `test_ray.py`.
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,7 +98,7 @@ class Run:
         self.stage = build_graph(recipe).stages[ref.asset]
         self.logged: list[str] = []
         self.advanced = 0
-        self.after: Callable[[Run], None] = lambda run: None
+        self.after: Callable[[Run], object] = lambda run: None
         inputs = {wanted: project.output(wanted) for wanted in self.stage.inputs(ref.partition)}
         self.context = StageContext(
             recipe, ref, OutputFolder(UPath(project._folder(ref, address))), inputs, self._log,
@@ -130,6 +133,8 @@ class Run:
         yield self.advance
 
 
-if __name__ == "__main__":  # FOLDER ADDRESS: the cache, on a Ray of its own
+if __name__ == "__main__":  # FOLDER ADDRESS: the cache, on a Ray of its own, killed at shard 3
     torch.set_num_threads(1)
-    Project(Path(sys.argv[1])).run(CACHE, "ray", sys.argv[2]).make()
+    run, shards = Project(Path(sys.argv[1])).run(CACHE, "ray", sys.argv[2]), itertools.count(1)
+    run.after = lambda run: next(shards) == 2 and os.kill(os.getpid(), signal.SIGKILL)
+    run.make()

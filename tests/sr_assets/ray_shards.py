@@ -26,6 +26,20 @@ def open_calm(seconds: float, device: str) -> Worker[Told]:
     return work
 
 
+def open_gathering(folder: Path, count: int, device: str) -> Worker[Told]:
+    """Goes on beyond shard 3 when so many workers have come, each of which marks `folder`."""
+    calm = open_calm(0.05, device)
+    (folder / str(os.getpid())).touch()
+
+    def work(shard: int, advance: Advance) -> Told:
+        give_up = time.monotonic() + 300
+        while shard > 3 and len(list(folder.iterdir())) < count and time.monotonic() < give_up:
+            time.sleep(0.05)
+        return calm(shard, advance)
+
+    return work
+
+
 def open_mortal(mark: Path, device: str) -> Worker[Told]:
     """Its process dies at shard 2: once, where the folder `mark` is; else always."""
     calm = open_calm(0.05, device)

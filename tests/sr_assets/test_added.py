@@ -23,7 +23,7 @@ def _recipe(root: str) -> Recipe:
 
 def _register_some(root: str, who: str, start: Barrier) -> None:
     recipe = _recipe(root)
-    start.wait(60)
+    start.wait(600)
     for number in range(_EACH):
         register(recipe, f"{who}{number}", root, benchmark=False)
 
@@ -37,7 +37,7 @@ def test_processes_that_register_at_once_lose_nothing(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(120)
+        process.join(600)
         assert process.exitcode == 0
     added = json.loads((tmp_path / "added_datasets.json").read_bytes())["datasets"]
     assert set(added) == {f"{who}{number}" for who in "abc" for number in range(_EACH)}

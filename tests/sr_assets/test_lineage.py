@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -302,14 +303,13 @@ def test_an_output_is_made_by_one_process_at_a_time(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     final = UPath("memory://test-lineage/a/b") if remote else UPath(tmp_path / "a" / "b")
-    told: list[str] = []
-    second = threading.Thread(target=_enter_and_leave, args=(final, told.append))
-    with _alone(final, told.append):
+    told: queue.Queue[str] = queue.Queue()
+    second = threading.Thread(target=_enter_and_leave, args=(final, told.put))
+    with _alone(final, told.put):
         second.start()
-        second.join(5)
-        assert second.is_alive()
-        assert len(told) == 1 and "is being built by" in told[0]
-        with _alone(final.with_name("c"), told.append):
+        assert "is being built by" in told.get(timeout=600)
+        with _alone(final.with_name("c"), told.put):
             pass
+        assert second.is_alive()
     second.join()
-    assert len(told) == 1
+    assert told.empty()

@@ -197,7 +197,7 @@ def test_a_forked_process_opens_its_own_client(s3, root):
     s3.put("project/a", b"1")
     assert read_bytes(root / "a") == b"1"
     with multiprocessing.get_context("fork").Pool(1) as pool:
-        assert pool.apply_async(read_bytes, (root / "a",)).get(60) == b"1"
+        assert pool.apply_async(read_bytes, (root / "a",)).get(600) == b"1"
     assert read_bytes(root / "a") == b"1"
 
 

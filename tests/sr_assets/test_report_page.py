@@ -177,7 +177,7 @@ def shown(browser: str, page: Path, folder: Path) -> tuple[dict[str, Any], list[
                 f"--user-data-dir={folder / 'profile'}", f"--virtual-time-budget={seconds}000",
                 "--window-size=1400,1000", "--dump-dom", page.as_uri(),
             ],
-            capture_output=True, text=True, timeout=180, check=True,
+            capture_output=True, text=True, timeout=600, check=True,
         )  # fmt: skip
         if match := re.search(r'<pre id="found">(.*?)</pre>', said.stdout, re.DOTALL):
             return json.loads(html.unescape(match[1])), said.stderr.splitlines()

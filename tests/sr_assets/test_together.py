@@ -16,7 +16,7 @@ from sr_assets.lineage.together import Listening
 
 
 def greet_and_fail(words: str, tell: Tell) -> None:
-    """Both add to what only the first tells; then it waits for the second for ever."""
+    """Both add to what only the first tells; once it has, it waits for the second for ever."""
     import torch
     import torch.distributed as dist
 
@@ -25,6 +25,7 @@ def greet_and_fail(words: str, tell: Tell) -> None:
     dist.all_reduce(sums)
     for number in range(3):
         tell({"words": words, "number": number, "sum": sums.item()})
+    dist.barrier()
     if dist.get_rank() == 1:
         raise StageError("models.a.train: something to mend")
     dist.barrier()

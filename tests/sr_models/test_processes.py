@@ -174,7 +174,7 @@ def launch(todo: str, folder: Path) -> subprocess.CompletedProcess[str]:
     torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     return subprocess.run(
         [sys.executable, *torchrun, __file__, todo, str(folder)],
-        capture_output=True, text=True, timeout=300, check=False,
+        capture_output=True, text=True, timeout=1200, check=False,
     )  # fmt: skip
 
 
