@@ -26,7 +26,7 @@ def hold(folder: Path, what: object) -> BaseFileLock:
 
     Args:
         folder: on this machine.
-        what: is built in it; for the message.
+        what: is built in it; for the message, and for `held_for`.
 
     Raises:
         StorageError: another process holds it; its number, its host and the time are told.
@@ -45,7 +45,7 @@ def hold(folder: Path, what: object) -> BaseFileLock:
             ) from None
         except FileNotFoundError:
             continue  # the same, before our first
-        path.write_text(json.dumps(_myself()))
+        path.write_text(json.dumps({**_myself(), "what": str(what)}))
         return lock
 
 
@@ -65,6 +65,15 @@ def holder(folder: Path) -> str:
         return f"process {said['pid']} on {said['host']} since {said['since']}"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
+
+
+def held_for(folder: Path) -> str | None:
+    """What is, or was when a process was killed, built in `folder`; None where nothing tells it."""
+    try:
+        what = json.loads((folder / LOCK).read_bytes())["what"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return what if isinstance(what, str) else None
 
 
 def _myself() -> dict[str, str | int]:

@@ -107,8 +107,11 @@ def collect(
     if not as_json:
         for name, items in groupby(found.unneeded, lambda item: (item.name, item.kind)):
             folders = list(items)
-            what = "output" if name[1] == "output" else "half-built folder"
             files = sum(item.files for item in folders)
+            if name[1] == "uploads":
+                click.echo(f"{name[0]}: {_counted(files, 'unfinished upload')}")
+                continue
+            what = "output" if name[1] == "output" else "half-built folder"
             click.echo(f"{name[0]}: {_counted(len(folders), what)}, {_counted(files, 'file')}")
         for line in _kept_lines(len(found.unknown), len(found.theirs)):
             click.echo(line)

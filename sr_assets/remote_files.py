@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +22,9 @@ from sr_models.one_line import one_line
 
 #: Protocols of s3fs.
 S3 = ("s3", "s3a")
+#: When an object was last written: as S3, Azure, Google and others, and fsspec's own name it.
+_MODIFIED = ("LastModified", "last_modified", "mtime", "created")
+_BULK = 1000  # objects that one request may remove
 _opened: dict[tuple[int, str, str], AbstractFileSystem] = {}
 
 
@@ -36,6 +40,17 @@ class Entry:
     version: str | None
     """Differs whenever the content does; None where the store tells no such thing."""
     modified: float | None
+    """Seconds since 1970."""
+
+
+@dataclass(frozen=True)
+class Upload:
+    """An object that was begun to be sent in parts, which no listing of objects shows."""
+
+    name: str
+    """In the folder that was asked for."""
+    id: str
+    begun: float
     """Seconds since 1970."""
 
 
@@ -112,6 +127,83 @@ def folders(folder: UPath) -> list[UPath]:
     return [folder / name for name in sorted(names)]
 
 
+def remove_objects(folder: UPath, names: Sequence[str]) -> None:
+    """Removes objects in `folder`, a request for each thousand; those that are gone are no error.
+
+    Raises:
+        RemoteError: the store cannot be used, or keeps one of them.
+    """
+    fs = file_system(folder)
+    bucket, _, key = folder.path.partition("/")
+    with explained(folder):
+        if folder.protocol not in S3:
+            fs.rm([f"{folder.path}/{name}" for name in names])
+            return
+        for start in range(0, len(names), _BULK):
+            some = [{"Key": f"{key}/{name}".lstrip("/")} for name in names[start : start + _BULK]]
+            # fs.rm would not tell what the store refuses of them
+            told = fs.call_s3(
+                "delete_objects", Bucket=bucket, Delete={"Objects": some, "Quiet": True}
+            )
+            for kept in told.get("Errors", []):
+                raise RemoteError(
+                    f"s3://{bucket}/{kept['Key']} cannot be removed ({kept.get('Code')}): check "
+                    f"that the credentials may delete in bucket {bucket}"
+                )
+
+
+def unfinished_uploads(folder: UPath) -> list[Upload]:
+    """What was begun to be sent in parts to below `folder`; a request for each thousand.
+
+    Raises:
+        RemoteError: the store cannot be used.
+    """
+    if folder.protocol not in S3:
+        return []
+    bucket, _, key = folder.path.strip("/").partition("/")
+    start = f"{key}/" if key else ""
+    found: list[Upload] = []
+    after: dict[str, str] = {}
+    while True:
+        try:
+            with explained(folder):
+                page = file_system(folder).call_s3(
+                    "list_multipart_uploads", Bucket=bucket, Prefix=start, **after
+                )
+        except OSError as error:
+            if _code(error) != "NotImplemented":
+                raise
+            return []
+        found += [
+            Upload(u["Key"].removeprefix(start), u["UploadId"], u["Initiated"].timestamp())
+            for u in page.get("Uploads", [])
+        ]
+        if not page.get("IsTruncated"):
+            return found
+        after = {
+            "KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"],
+        }  # fmt: skip
+
+
+def end_uploads(folder: UPath, uploads: Iterable[Upload]) -> None:
+    """Gives up what `unfinished_uploads` told of `folder`, and frees its parts; a request each.
+
+    Raises:
+        RemoteError: the store cannot be used.
+    """
+    bucket, _, key = folder.path.strip("/").partition("/")
+    for upload in uploads:
+        try:
+            with explained(folder):
+                file_system(folder).call_s3(
+                    "abort_multipart_upload", Bucket=bucket, UploadId=upload.id,
+                    Key=f"{key}/{upload.name}".lstrip("/"),
+                )  # fmt: skip
+        except OSError as error:
+            if _code(error) != "NoSuchUpload":  # else it has ended meanwhile
+                raise
+
+
 @contextlib.contextmanager
 def explained(path: UPath) -> Iterator[None]:
     """Makes one line with its mend of what a store says of credentials, bucket and connection."""
@@ -139,11 +231,11 @@ def explained(path: UPath) -> Iterator[None]:
 
 
 def _entry(info: Mapping[str, Any]) -> Entry:
-    modified = info.get("LastModified")
+    modified = next((info[key] for key in _MODIFIED if info.get(key) is not None), None)
     return Entry(
         size=int(info["size"]),
         version=info["ETag"].strip('"') if info.get("ETag") else None,
-        modified=None if modified is None else modified.timestamp(),
+        modified=modified.timestamp() if isinstance(modified, datetime) else modified,
     )
 
 

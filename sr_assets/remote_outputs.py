@@ -25,11 +25,14 @@ from sr_assets.remote_files import (
     S3,
     Entry,
     RemoteError,
+    end_uploads,
     explained,
     file_system,
     listed,
     read_bytes,
     remote_path,
+    remove_objects,
+    unfinished_uploads,
 )
 
 _FILES, _PARTS = 4, 4
@@ -97,7 +100,8 @@ def upload(
         if marker[0] in there:  # of a broken earlier one
             fs.rm_file(f"{final.path}/{marker[0]}")
         if journal.begun:
-            _forget_parts(fs, final)
+            # of the killed call: nobody sees them, but they cost
+            end_uploads(final, unfinished_uploads(final))
         todo = []
         for name, entry in files.items():
             same = journal.sent.get(name) == entry["sha256"] and name in there
@@ -111,7 +115,7 @@ def upload(
                 if progress:
                     progress(files[name]["size"])
         if strangers := there.keys() - files.keys() - {marker[0]}:
-            fs.rm([f"{final.path}/{name}" for name in sorted(strangers)])
+            remove_objects(final, sorted(strangers))
         now = listed(final)
         for name, entry in files.items():
             if name not in now or now[name].size != entry["size"]:
@@ -129,11 +133,21 @@ def sweep(built: Path, marker: str) -> None:
     shutil.rmtree(built, ignore_errors=True)
     built.with_suffix(".sent").unlink(missing_ok=True)
     for journal in built.parent.glob("*.sent"):
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            final = remote_path(json.loads(journal.read_text().splitlines()[0])["final"])
-            if marker in listed(final):
+        final = sent_to(journal)
+        with contextlib.suppress(OSError, ValueError):
+            if final is not None and marker in listed(remote_path(final)):
                 shutil.rmtree(journal.with_suffix(""), ignore_errors=True)
                 journal.unlink(missing_ok=True)
+
+
+def sent_to(journal: Path) -> str | None:
+    """Where the output belongs whose sending is noted in `journal`; None where it does not say."""
+    try:
+        with journal.open() as file:
+            final = json.loads(file.readline())["final"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return final if isinstance(final, str) else None
 
 
 class _Journal:
@@ -195,18 +209,6 @@ def _send_all(
                     yield name
     if failed is not None:
         raise failed
-
-
-def _forget_parts(fs: AbstractFileSystem, final: UPath) -> None:
-    """Ends the unfinished uploads that a killed process left: nobody sees them, but they cost."""
-    if final.protocol not in S3:
-        return
-    bucket, _, key = final.path.partition("/")
-    found = fs.call_s3("list_multipart_uploads", Bucket=bucket, Prefix=f"{key}/")
-    for one in found.get("Uploads", []):
-        fs.call_s3(
-            "abort_multipart_upload", Bucket=bucket, Key=one["Key"], UploadId=one["UploadId"]
-        )
 
 
 def _cached(path: UPath, entry: Entry, cache: Path) -> bytes:

@@ -138,7 +138,7 @@ def _inside(path: UPath) -> tuple[bytes | None, _Size]:
 def _size(path: UPath, name: str) -> int | None:
     try:
         return (path / name).stat().st_size
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # a name that no file can have
         return None
 
 

@@ -52,5 +52,8 @@ def from_bytes(data: bytes, path: object) -> dict[str, Any] | None:
     if (schema is None) != (end is None) or ("checksum" in marker) != (end is not None):
         return None  # the damage fell into what would have told it
     marker.pop("checksum", None)
-    whole = isinstance(marker.get("files"), dict) and "data_version" in marker
-    return marker if whole else None
+    files = marker.get("files")
+    sized = isinstance(files, dict) and all(
+        isinstance(entry, dict) and "size" in entry for entry in files.values()
+    )
+    return marker if sized and isinstance(marker.get("data_version"), str) else None
