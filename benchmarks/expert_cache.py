@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from statistics import fmean, median
+from statistics import fmean, median, pstdev
 
 import numpy as np
 import torch
@@ -40,8 +40,8 @@ Said = dict[str, tuple[Tensor, Tensor]]
 HELP = """
 Runs the four experts of the demo on 256x256 patches of a folder of photos and stores what they say
 (SR and features) in caches of every preset, and as one fp32 .pt file an image. Does the same with
-features of as many channels as full-size experts have (random values), and there also as the
-original stores a sample: one .pt for HAT and one for the rest, LR and HR in both. Compares:
+features of as many channels as full-size experts have (random mixtures of theirs), and there also
+as the original stores a sample: one .pt for HAT and one for the rest, LR and HR in both. Compares:
 
   bytes    .pt over ours                      (goal: default at least 4, small at least 5)
   read     CPU seconds of whole samples, SR and features of all experts, in random order, checksums
@@ -103,16 +103,26 @@ def measure(
         sr = {n: torch.from_numpy(c.sr_batch(every, first)) for n, c in caches.items()}
         features = {n: torch.from_numpy(c.features_batch(every, first)) for n, c in caches.items()}
         for what, scores in _fused(fusion, planar, sr, features, hr).items():
-            change = fmean(a - b for a, b in zip(scores, truth[what], strict=True))
-            print(f"{preset}: PSNR-Y of the {what} {fmean(scores):.4f}, change {change:+.5f} dB")
+            changes = [a - b for a, b in zip(scores, truth[what], strict=True)]
+            spread = pstdev(changes) / len(changes) ** 0.5
+            print(
+                f"{preset}: PSNR-Y of the {what} {fmean(scores):.4f}, change {fmean(changes):+.5f} "
+                f"dB, standard error {spread:.5f}"
+            )
     draw = torch.Generator().manual_seed(SEED)
     full = {
-        name: (sr, torch.randn(len(sr), CHANNELS[name], *planar.shape[2:], generator=draw))
-        for name, (sr, _) in said.items()
+        name: (sr, _mixed(features, CHANNELS[name], draw)) for name, (sr, features) in said.items()
     }
     made = _compared(full, folder / "full", "_full", repeats, lines)
     _against_original(full, made, (lr, hr), folder / "original", repeats, lines)
     return lines
+
+
+def _mixed(features: Tensor, channels: int, draw: torch.Generator) -> Tensor:
+    """As many channels out of what an expert says: as smooth as its own, and as hard to pack."""
+    count = features.shape[1]
+    weights = torch.randn(channels, count, generator=draw) / count**0.5
+    return torch.einsum("dc,nchw->ndhw", weights, features)
 
 
 def _compared(
