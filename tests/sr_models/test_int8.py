@@ -347,13 +347,16 @@ def test_maps_side_by_side_stay_bytes_each_on_its_own_grid(tmp_path: Path) -> No
     # One is a convolution of bytes; the other multiplies bytes and adds what the float one made.
     assert [found["MatMulIntegerToFloat"] for found in ran] == [0, 1]
     assert [found["QLinearMul"] for found in ran] == [1, 1]
+    assert [found["MatMul"] for found in ran] == [0, 1] and [f["Conv"] for f in ran] == [1, 1]
 
 
 def test_sums_with_a_float_convolution_cost_no_transpositions(tmp_path: Path) -> None:
     torch.manual_seed(6)
-    _, (content,) = rounded(Gated(), tmp_path / "gated.onnx", ("first",))
+    _, (one, two) = rounded(Gated(), tmp_path / "gated.onnx", ("first",), ("first", "block"))
     # What the integer convolutions make is turned once, for the pixel shuffle.
-    assert executed(content)["Transpose"] <= 1
+    assert executed(one)["Transpose"] <= 1
+    # What float convolutions make, each: a sum of both is channels last as its product is.
+    assert executed(two)["Transpose"] <= 2 and executed(two)["Reshape"] == 2
 
 
 def test_a_convolution_reads_the_bytes_that_were_shuffled(tmp_path: Path) -> None:

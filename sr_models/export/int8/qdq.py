@@ -77,7 +77,7 @@ def quantised(
         for join in joins(model, floats.values(), outputs | products):
             if set(join.parts) <= set(grids):
                 mixed[join.result] = join
-        turned = _read_by_sums(model, {c.output for c in floats.values()} & inputs)
+        turned = _read_by_sums(model, inputs) & {c.output for c in floats.values()}
     sigmoids = silus(model, outputs & even, inputs & even, {*offsets, *mixed})
     writer = Writer(result, grids, offsets, target, frozenset(outputs))
     looked_up, results = {g.sigmoid: g for g in gated}, {g.result: g for g in gated}
@@ -132,7 +132,10 @@ def quantised(
     return cleaned(result)
 
 
-def _read_by_sums(model: Any, names: Collection[str]) -> set[str]:
-    """Those of `names` that are added to something or multiplied with it."""
-    behind = readers(model)
-    return {n for n in names if any(r.op_type in ("Add", "Mul") for r in behind.get(n, []))}
+def _read_by_sums(model: Any, rounded: Collection[str]) -> set[str]:
+    """What is added or multiplied, and is one of `rounded` or becomes one by sums and products."""
+    behind, found = readers(model), set(rounded)
+    for node in reversed(model.graph.node):
+        if node.op_type in ("Add", "Mul") and node.output[0] in found:
+            found |= set(node.input)
+    return {n for n in found if any(r.op_type in ("Add", "Mul") for r in behind.get(n, []))}

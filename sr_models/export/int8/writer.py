@@ -136,22 +136,23 @@ class Writer:
         self._node("Transpose", [f"{x}_planes"], f"{x}_quantised", perm=_TO_PIXELS)
         self.restore(x, x)
         self._stored(f"{node.name}_matrix", levels.T.astype(np.int8), scale, axis=1)
-        self._node("MatMul", [x, f"{node.name}_matrix"], f"{node.name}_pixels")
-        self._node("Transpose", [f"{node.name}_pixels"], f"{node.name}_product", perm=_TO_PLANES)
-        floats = [i for i in range(len(join.parts)) if i not in join.rounded]
-        if not floats:
-            rest = f"{node.name}_offset"
-            self._constant(rest, biases.astype(np.float32).reshape(-1, 1, 1))
-        else:
+        self._node("MatMul", [x, f"{node.name}_matrix"], f"{node.name}_product")
+        self._constant(f"{node.name}_offset", biases.astype(np.float32))
+        made = f"{node.name}_of_bytes"
+        self._node("Add", [f"{node.name}_product", f"{node.name}_offset"], made)
+        if floats := [i for i in range(len(join.parts)) if i not in join.rounded]:
             rest, read = f"{node.name}_of_floats", join.parts[floats[0]]
             if len(floats) > 1:
                 read = f"{join.result}_of_floats"
                 self._node("Concat", [join.parts[i] for i in floats], read, axis=1)
-            kernel = convolution.weights[:, np.concatenate([channels[i] for i in floats])]
-            self._constant(f"{rest}_weight", kernel)
-            self._constant(f"{rest}_bias", biases.astype(np.float32))
-            self._node("Conv", [read, f"{rest}_weight", f"{rest}_bias"], rest)
-        self._node("Add", [f"{node.name}_product", rest], node.output[0])
+            # A product of matrices as well: a convolution would want planes, and their sum pixels.
+            matrix = weights[:, np.concatenate([channels[i] for i in floats])].T
+            self._constant(f"{rest}_matrix", matrix.astype(np.float32))
+            self._node("Transpose", [read], f"{rest}_pixels", perm=_TO_PIXELS)
+            self._node("MatMul", [f"{rest}_pixels", f"{rest}_matrix"], rest)
+            made = f"{node.name}_pixels"
+            self._node("Add", [f"{node.name}_of_bytes", rest], made)
+        self._node("Transpose", [made], node.output[0], perm=_TO_PLANES)
 
     def rewire(self, node: Any, convolution: Convolution) -> None:
         """`node` reads restored input, weights and bias, with a restore of its own for each."""
