@@ -50,9 +50,8 @@ def test_a_run_that_cannot_load_the_recipe_is_no_failure_of_its_output(
     location = code_location(build_graph(load_recipe(recipe)), str(recipe), False)
     cursor = None
 
-    def asked(later: float = 0.0) -> list[str]:
+    def asked(at: datetime) -> list[str]:
         nonlocal cursor
-        at = datetime.now(UTC) + timedelta(seconds=later)
         result = dg.evaluate_automation_conditions(
             location, instance, cursor=cursor, evaluation_time=at
         )
@@ -66,16 +65,18 @@ def test_a_run_that_cannot_load_the_recipe_is_no_failure_of_its_output(
         location_name="sr_assets",
     )
     with create_test_daemon_workspace_context(target, instance) as context:
-        assert asked() == ["d"]
+        assert asked(datetime.now(UTC)) == ["d"]
         run_id = _create(context, instance)
         recipe.write_text("name: [broken\n")  # somebody edits it, and is half way through
         instance.launch_run(run_id, context.create_request_context())
-        run = poll_for_finished_run(instance, run_id, timeout=200)
+        run = poll_for_finished_run(instance, run_id, timeout=600)
         recipe.write_text(_RECIPE)
         assert run.status is dg.DagsterRunStatus.FAILURE
-        assert asked(FIRST_WAIT / 2) == []
-        assert asked(FIRST_WAIT + 1) == ["d"]
-        assert asked(FIRST_WAIT + 1) == []
+        ended = datetime.fromtimestamp(instance.get_run_record_by_id(run_id).end_time, UTC)
+        assert asked(ended + timedelta(seconds=FIRST_WAIT / 2)) == []
+        later = ended + timedelta(seconds=FIRST_WAIT + 1)
+        assert asked(later) == ["d"]
+        assert asked(later) == []
 
 
 def _create(context: WorkspaceProcessContext, instance: dg.DagsterInstance) -> str:

@@ -53,7 +53,7 @@ class Shop:
     def srd(self, *words: str, code: int = 0) -> tuple[str, str]:
         """(stdout, stderr) of a command that ends with `code`."""
         process = self.start(*words)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=600)
         assert process.returncode == code, err
         return out, err
 
@@ -121,7 +121,7 @@ def test_a_publish_that_is_killed_and_repeated_ends_right(
     files = shop.release(b"weights one")
     process = shop.start("publish", "net")
     hub.interrupt[moment] = process.kill
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     assert process.returncode == -signal.SIGKILL and not hub.interrupt
     repo = hub.models_hub.repos.get(REPO)
     assert (len(repo.commits) if repo else 0, repo.tags if repo else {}) == (commits, {})
@@ -145,7 +145,7 @@ def test_a_commit_whose_tag_is_missing_is_found_below_later_ones(
     files = shop.release(b"weights one")
     process = shop.start("publish", "net")
     hub.interrupt["POST /tag/"] = process.kill
-    process.communicate(timeout=120)
+    process.communicate(timeout=600)
     repo = hub.models_hub.repos[REPO]
     released = repo.head
     repo.add("a word in the card", {**repo.files("main")[1], "README.md": CARD + b"more\n"})

@@ -73,7 +73,7 @@ def _kill_and_resume(project: Project, s3: S3Server, home: Path, status: dict) -
         if method == "PUT" and folder in path:
             begun.append(path)
             if len(begun) > 3:
-                go_on.wait(120)
+                go_on.wait(600)
         return False
 
     def journal() -> list[str]:

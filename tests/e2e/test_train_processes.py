@@ -83,7 +83,7 @@ def checkpoints(project: Project) -> list[int]:
 
 def assert_gone(project: Project) -> None:
     """All processes end, of which some had to be there."""
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + 300
     while left := processes_of(project):
         assert time.monotonic() < give_up, left
         time.sleep(0.05)
@@ -145,7 +145,7 @@ def test_a_killed_run_leaves_no_process_and_the_next_goes_on_to_the_same_end(
     built = project.srd("build", NAME)
     assert "on cpu in 2 processes" in built.stderr
     assert "alone: step 50: validation PSNR-Y" in built.stderr
-    assert not processes_of(project)
+    assert_gone(project)
     assert_near(project, alone)
     expected = {point["step"]: point["train/loss"] for point in observed(alone)}
     points = observed(project)[before:]
@@ -167,7 +167,7 @@ def test_a_killed_step_leaves_no_process(project: Project) -> None:
 def test_a_cancelled_step_leaves_no_process(project: Project) -> None:
     build = started(project, *project.command, "build", NAME, "--recipe", "tiny.yaml")
     build.send_signal(signal.SIGINT)
-    assert build.wait(timeout=100) == 130
+    assert build.wait(timeout=300) == 130
     assert_gone(project)
     said = (project.folder / "stopped.log").read_text()
     assert said.endswith("srd: stopped; `srd build` goes on from here\n")

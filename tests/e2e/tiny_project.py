@@ -27,7 +27,7 @@ from PIL import Image
 
 SCALE = 2
 SRD = (str(Path(sys.executable).with_name("srd")),)
-_PATIENCE = 300  # seconds until a command counts as hung
+_PATIENCE = 900  # seconds until a command counts as hung
 
 
 @dataclass(frozen=True)
