@@ -70,6 +70,8 @@ def connected() -> Iterator[tuple[Any, bool]]:
     address = os.environ.get(ADDRESS)
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if not address:
+        # Ray's 15 is to keep its own processes swift; on a shared machine others would take all.
+        os.environ.setdefault("RAY_worker_niceness", "0")
         options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
     keeping = signal.getsignal(signal.SIGTERM)
     try:

@@ -29,9 +29,10 @@ HERE = Path(__file__).parent
 _STORE = 128 << 20
 _ARRAYS = ("sr", "features", "feature_scale")
 _PATIENCE = 600  # seconds until what is waited for counts as never coming
-#: Of Ray: a machine that is busy starts no worker in a minute; one that is short of memory loses
-#: none for it.
+#: Of Ray, on machines that others use, too: its workers do not wait for all other processes, have
+#: more than a minute to start, and are not ended where memory is short.
 _UNHURRIED = {
+    "RAY_worker_niceness": "0",
     "RAY_worker_register_timeout_seconds": "600",
     "RAY_memory_monitor_refresh_ms": "0",
 }
@@ -54,6 +55,7 @@ def cluster() -> Iterator[Any]:
     node = {"num_cpus": 2, "object_store_memory": _STORE, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HERE))  # workers import `ray_shards`
+        patch.setenv("RAY_worker_niceness", "0")  # other tests run beside them
         for name, value in _UNHURRIED.items():
             patch.setenv(name, value)
         made = Cluster(initialize_head=True, head_node_args=node)
