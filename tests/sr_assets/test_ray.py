@@ -55,7 +55,6 @@ def cluster() -> Iterator[Any]:
     node = {"num_cpus": 2, "object_store_memory": _STORE, "include_dashboard": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(HERE))  # workers import `ray_shards`
-        patch.setenv("RAY_worker_niceness", "0")  # other tests run beside them
         for name, value in _UNHURRIED.items():
             patch.setenv(name, value)
         made = Cluster(initialize_head=True, head_node_args=node)
