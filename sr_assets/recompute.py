@@ -6,8 +6,7 @@ Which caches, and how many samples of each, is `verify.py`.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +24,9 @@ from sr_assets.stores.verify import Recompute
 _TOLERANCE = {"fp32": SR_STEP, "bf16": 4 / 255}
 #: The same for features, in steps: 1/127 of the largest of the sample's channel.
 _STEPS = {"fp32": 1.0, "bf16": 8.0}
+
+_Again = Callable[[int, int], tuple[np.ndarray, np.ndarray | None]]
+"""SR [3, S, S] and, where they are wanted, features [C, s, s] of (sample, variant), float32."""
 
 
 def is_cache(ref: Ref) -> bool:
@@ -45,105 +47,100 @@ def samples_again(
         inputs: the outputs that it was made from.
     """
     kind, name, _ = ref.asset.split("/")
-    again = _expert_again if kind == "expert" else _model_again
-    return partial(again, recipe, ref, name, cache, inputs)
+
+    def differences(indices: Sequence[int]) -> Iterator[str]:
+        try:
+            reader = CacheReader(cache)
+            pairs = PairReader(inputs[Ref("gold/pairs", ref.partition)])
+            experts = {
+                parent.asset.split("/")[1]: CacheReader(output)
+                for parent, output in inputs.items()
+                if is_cache(parent)
+            }
+        except OSError:
+            return
+        with tempfile.TemporaryDirectory() as scratch:
+            try:
+                if kind == "expert":
+                    weights = inputs[Ref(f"expert/{name}/weights")]
+                    asked = reader.feature_shape is not None
+                    again = _expert(recipe, name, weights, pairs, asked, Path(scratch))
+                    dtype = recipe.expert_as_cached(name).dtype
+                else:
+                    checkpoint = inputs[Ref(f"model/{name}/checkpoint")]
+                    again = _model(recipe, checkpoint, pairs, experts)
+                    dtype = "fp32"
+            except (OSError, ValueError, StageError) as error:
+                yield f"its {kind} cannot be run again: {error}"
+                return
+            yield from _compared(reader, indices, again, kind, dtype)
+
+    return differences
 
 
-def _expert_again(
-    recipe: Recipe,
-    ref: Ref,
-    name: str,
-    cache: Output,
-    inputs: Mapping[Ref, Output],
-    indices: Sequence[int],
-) -> Iterator[str]:
+def _expert(
+    recipe: Recipe, name: str, weights: Output, pairs: PairReader, features: bool, scratch: Path
+) -> _Again:
     import torch
 
     from sr_assets.assets.experts import load_weights, tap
     from sr_models.device import pick_device
-    from sr_models.experts.running import NonFiniteOutputError, run_expert
+    from sr_models.experts.running import run_expert
 
     wanted = recipe.expert_as_cached(name)
-    try:
-        reader = CacheReader(cache)
-        source = PairReader(inputs[Ref("gold/pairs", ref.partition)])
-    except OSError:
-        return
-    with tempfile.TemporaryDirectory() as scratch:
-        try:
-            expert = load_weights(inputs[Ref(f"expert/{name}/weights")], Path(scratch))
-        except (OSError, ValueError) as error:
-            yield f"its expert cannot be run again: {error}"
-            return
-        expert = expert.to(pick_device(recipe.compute.device))
-        asked = reader.feature_shape is not None
-        expert = tap(expert, name, wanted) if asked else expert
-        for index, variant in _samples(indices, reader):
-            try:
-                stored, lr = reader.sr(index, variant), source.lr(index, variant)
-                maps = reader.features(index, variant) if asked else None
-            except OSError:
-                continue
-            batch = torch.from_numpy(lr).permute(2, 0, 1)[None].float() / 255
-            where = f"sample {index}, variant {variant}"
-            try:
-                again = run_expert(expert, batch, dtype=wanted.dtype, batch=1, features=asked)
-            except NonFiniteOutputError:
-                yield f"sr, {where}: the expert now gives a value that is not finite"
-                continue
-            worst = float(np.abs(again.sr[0].cpu().numpy() - stored).max())
-            if worst > _TOLERANCE[wanted.dtype]:
-                yield _another_picture(where, "expert", worst)
-            if maps is None or again.features is None:
-                continue
-            steps = _steps_apart(again.features[0].cpu().numpy(), maps)
-            if not steps <= _STEPS[wanted.dtype]:
-                yield f"features, {where}: the expert now gives others (by {steps:.1f} steps)"
+    expert = load_weights(weights, scratch).to(pick_device(recipe.compute.device))
+    expert = tap(expert, name, wanted) if features else expert
+
+    def again(index: int, variant: int) -> tuple[np.ndarray, np.ndarray | None]:
+        lr = torch.from_numpy(pairs.lr(index, variant)).permute(2, 0, 1)[None].float() / 255
+        out = run_expert(expert, lr, dtype=wanted.dtype, batch=1, features=features)
+        maps = None if out.features is None else out.features[0].cpu().numpy()
+        return out.sr[0].cpu().numpy(), maps
+
+    return again
 
 
-def _model_again(
-    recipe: Recipe,
-    ref: Ref,
-    name: str,
-    cache: Output,
-    inputs: Mapping[Ref, Output],
-    indices: Sequence[int],
-) -> Iterator[str]:
+def _model(
+    recipe: Recipe, checkpoint: Output, pairs: PairReader, experts: Mapping[str, CacheReader]
+) -> _Again:
     from sr_assets.assets.model_cache import pictures_of
     from sr_assets.assets.trained import load_model
 
-    try:
-        model = load_model(inputs[Ref(f"model/{name}/checkpoint")], recipe.compute.device)
-    except (OSError, ValueError, StageError) as error:
-        yield f"its model cannot be run again: {error}"
-        return
-    try:
-        reader = CacheReader(cache)
-        source = PairReader(inputs[Ref("gold/pairs", ref.partition)])
-        experts = {
-            expert: CacheReader(inputs[Ref(f"expert/{expert}/cache", ref.partition)])
-            for expert in model.experts
-        }
-    except OSError:
-        return
-    for index, variant in _samples(indices, reader):
+    model = load_model(checkpoint, recipe.compute.device)
+
+    def again(index: int, variant: int) -> tuple[np.ndarray, np.ndarray | None]:
+        [sr] = pictures_of(model, pairs, experts, [(index, variant)])
+        return sr[0].numpy(), None
+
+    return again
+
+
+def _compared(
+    reader: CacheReader, indices: Sequence[int], again: _Again, what: str, dtype: str
+) -> Iterator[str]:
+    """A line for each picture and each sample's features that differ; the variants take turns."""
+    from sr_models.experts.running import NonFiniteOutputError
+
+    for index in indices:
+        variant = index % reader.variants
+        where = f"sample {index}, variant {variant}"
         try:
             stored = reader.sr(index, variant)
-            [again] = pictures_of(model, source, experts, [(index, variant)])
+            maps = None if reader.feature_shape is None else reader.features(index, variant)
+            sr, features = again(index, variant)
         except OSError:
             continue
-        worst = float(np.abs(again[0].numpy() - stored).max())
-        if not worst <= _TOLERANCE["fp32"]:  # nor is a NaN
-            yield _another_picture(f"sample {index}, variant {variant}", "model", worst)
-
-
-def _samples(indices: Sequence[int], reader: CacheReader) -> list[tuple[int, int]]:
-    """One variant of each index, all of them in turn."""
-    return [(index, index % reader.variants) for index in indices]
-
-
-def _another_picture(where: str, what: str, by: float) -> str:
-    return f"sr, {where}: the {what} now gives another picture (by {by:.4f} of the range)"
+        except NonFiniteOutputError:
+            yield f"sr, {where}: the {what} now gives a value that is not finite"
+            continue
+        worst = float(np.abs(sr - stored).max())
+        if not worst <= _TOLERANCE[dtype]:  # nor is a NaN
+            yield f"sr, {where}: the {what} now gives another picture (by {worst:.4f} of the range)"
+        if maps is None or features is None:
+            continue
+        steps = _steps_apart(features, maps)
+        if not steps <= _STEPS[dtype]:
+            yield f"features, {where}: the {what} now gives others (by {steps:.1f} steps)"
 
 
 def _steps_apart(again: np.ndarray, stored: np.ndarray) -> float:
