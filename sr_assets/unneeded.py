@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from upath import UPath
 
 from sr_assets.graph import Graph
@@ -26,13 +27,6 @@ from sr_assets.root_contents import Folder, Kind, bytes_freed, folders_below
 from sr_assets.storage import Output, is_local, open_output
 
 _HOUR = 3600.0  # seconds
-_BUSY = [
-    dg.DagsterRunStatus.QUEUED,
-    dg.DagsterRunStatus.NOT_STARTED,
-    dg.DagsterRunStatus.STARTING,
-    dg.DagsterRunStatus.STARTED,
-    dg.DagsterRunStatus.CANCELING,
-]
 
 
 @dataclass(frozen=True)
@@ -156,7 +150,7 @@ def remove(findings: Findings) -> int:
 
 def _refuse_while_running(instance: dg.DagsterInstance) -> None:
     bury_dead_runs(instance)
-    runs = instance.get_runs(filters=dg.RunsFilter(statuses=_BUSY), limit=1)
+    runs = instance.get_runs(filters=dg.RunsFilter(statuses=NOT_FINISHED_STATUSES), limit=1)
     if runs:
         raise StageError(
             f"run {runs[0].run_id[:8]} is in progress: wait for its end, or stop it, then srd gc"

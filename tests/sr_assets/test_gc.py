@@ -229,21 +229,27 @@ def test_it_refuses_while_a_run_is_in_progress(world: World) -> None:
 # ---------------------------------------------------------------- the command
 
 
-@pytest.fixture
-def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`srd gc` in a small project that is all made, with a half-built folder beside."""
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "images").mkdir()
+def build_small(folder: Path, monkeypatch: pytest.MonkeyPatch, root: str | None = None) -> None:
+    """Builds two pictures by `r.yaml` in `folder`, which is then the current one."""
+    monkeypatch.setenv("DAGSTER_HOME", str(folder / "home"))
+    monkeypatch.chdir(folder)
+    (folder / "images").mkdir()
     for seed in range(2):
         pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{seed}.png")
-    (tmp_path / "r.yaml").write_text(
-        "name: r\ndatasets: {d: {source: {kind: folder, path: images}}}\n"
+        Image.fromarray(pixels).save(folder / "images" / f"{seed}.png")
+    (folder / "r.yaml").write_text(
+        ("" if root is None else f"root: {root}\n")
+        + "name: r\ndatasets: {d: {source: {kind: folder, path: images}}}\n"
         "silver: {min_side: 16, patch_size: 16, stride: 16}\n"
     )
     made = CliRunner().invoke(main, ["build", "-r", "r.yaml"])
     assert made.exit_code == 0, made.output
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """`srd gc` in a small project that is all made, with a half-built folder beside."""
+    build_small(tmp_path, monkeypatch)
     left = tmp_path / "data" / "r" / "gold" / "pairs" / "d" / f".{'0' * 24}.partial"
     left.mkdir(parents=True)
     (left / "part").write_bytes(b"x" * 100_000)

@@ -9,14 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-import numpy as np
 import pytest
 from click.testing import CliRunner
 from filelock import FileLock
 from fsspec.implementations.memory import MemoryFileSystem
-from PIL import Image
 from s3_server import S3Server
-from test_gc import STRANGE_MARKERS
+from test_gc import STRANGE_MARKERS, build_small
 from test_lineage import World
 from upath import UPath
 
@@ -431,19 +429,7 @@ def test_an_empty_bucket_has_nothing_to_remove(s3: S3Server, instance: dg.Dagste
 def test_the_command_shows_first_and_looks_again_before_it_removes(
     s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "images").mkdir()
-    for seed in range(2):
-        pixels = np.random.default_rng(seed).integers(0, 256, (40, 40, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "images" / f"{seed}.png")
-    (tmp_path / "r.yaml").write_text(
-        f"name: r\nroot: s3://{s3.bucket}/project\n"
-        "datasets: {d: {source: {kind: folder, path: images}}}\n"
-        "silver: {min_side: 16, patch_size: 16, stride: 16}\n"
-    )
-    made = CliRunner().invoke(main, ["build", "-r", "r.yaml"])
-    assert made.exit_code == 0, made.output
+    build_small(tmp_path, monkeypatch, f"s3://{s3.bucket}/project")
     left = [f"project/gold/pairs/d/{letter * 24}/part" for letter in "01"]
     for key in left:
         s3.put(key, b"x" * 2000)
